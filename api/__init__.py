@@ -1,0 +1,1 @@
+"""What people and kiosks touch: HTTP, event streams, the console."""

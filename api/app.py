@@ -1,0 +1,91 @@
+"""The HTTP application: routes, the guard before them, the hub behind the streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from api import console, devices, people, queue, stations
+from api.events import Hub
+from api.guard import Guard
+from api.problem import install, problem
+from vitals.floor import database
+from vitals.settings import Settings
+
+PROBLEM: dict[str, Any] = {
+    "description": "A problem document: `reason` is a stable code",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "reason"],
+                "properties": {"type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"},
+                               "reason": {"type": "string"}, "detail": {"type": "string"}},
+            },
+            "example": {"type": "urn:yizhan:problem:stale_version", "title": "Changed in the meantime", "status": 412,
+                        "reason": "stale_version"},
+        }
+    },
+}  # fmt: skip
+
+
+class Health(BaseModel):
+    database: str
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application of one process; opens its pool and its hub when it starts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with database.pool(settings.database(), settings.database_pool) as pool:
+            app.state.pool = pool
+            app.state.zone = settings.zone
+            app.state.hub = Hub(settings.database(), pool)
+            listening = asyncio.create_task(app.state.hub.run())
+            yield
+            listening.cancel()
+            app.state.hub.end_all()
+
+    app = FastAPI(
+        title="yizhan 驿站", version="1", lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="The backend behind smart health stations and home wearables. Errors are problem+json with a stable `reason`.",
+        responses={"4XX": PROBLEM, 503: PROBLEM}, generate_unique_id_function=_operation_id,
+    )  # fmt: skip
+    install(app)
+    app.add_middleware(Guard, body_limit=settings.api_body_limit)
+    for router in (stations.router, devices.router, people.router, queue.router, console.router):
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=Path(str(files("api").joinpath("static")))), "static")
+
+    @app.get("/v1/health", tags=["operations"], response_model=Health)
+    async def health(request: Request) -> Health | Response:
+        """Whether this process can serve: asks the database."""
+        try:
+            async with request.app.state.pool.connection(timeout=1) as connection:
+                await connection.execute("select 1")
+        except (psycopg.Error, OSError, TimeoutError):
+            return problem(503, "unavailable", headers={"Retry-After": "2"})
+        return Health(database="ok")
+
+    @app.get("/metrics", tags=["operations"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Prometheus metrics of this process; no label names a person."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,157 @@
+"""Event streams: PostgreSQL's NOTIFY in, server-sent events out. A notification is a hint; the data is queried.
+
+A stream begins with a snapshot, so a reconnection needs no memory. A slow reader's stream is closed rather than
+buffered without end; it comes back and starts from a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import psycopg
+from starlette.requests import Request
+
+from api.accounts import Account
+from care import cases
+from ingest import outbox
+from vitals.floor import database, metrics
+from vitals.floor.database import Pool
+
+log = logging.getLogger("api.events")
+
+KEEPALIVE = 15.0  # s between comments; also how long a revoked account's stream may live on
+BACKLOG = 256
+QUEUE_LIMIT = 500
+
+
+class Subscriber:
+    """One open stream. `wanted(channel, note)` says what it hears."""
+
+    def __init__(self, wanted: Callable[[str, dict[str, Any]], bool]) -> None:
+        self.wanted = wanted
+        self.notes: asyncio.Queue[tuple[str, dict[str, Any]] | None] = asyncio.Queue(BACKLOG)
+
+    def offer(self, channel: str, note: dict[str, Any]) -> None:
+        try:
+            self.notes.put_nowait((channel, note))
+        except asyncio.QueueFull:
+            self.end()
+
+    def end(self) -> None:
+        while not self.notes.empty():
+            self.notes.get_nowait()
+        self.notes.put_nowait(None)
+
+
+class Hub:
+    """One LISTEN connection for all streams of this process; after it was lost every stream restarts."""
+
+    def __init__(self, conninfo: str, pool: Pool) -> None:
+        self._conninfo, self._pool = conninfo, pool
+        self._subscribers: set[Subscriber] = set()
+
+    @contextlib.contextmanager
+    def subscribe(self, subscriber: Subscriber) -> Any:
+        self._subscribers.add(subscriber)
+        metrics.streams.inc()
+        try:
+            yield subscriber
+        finally:
+            self._subscribers.discard(subscriber)
+            metrics.streams.dec()
+
+    def end_all(self) -> None:
+        for subscriber in list(self._subscribers):
+            subscriber.end()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with await database.connect(self._conninfo, autocommit=True) as connection:
+                    await connection.execute("listen queue")
+                    await connection.execute("listen outbox")
+                    self.end_all()  # what was missed while not listening comes with the new snapshot
+                    async for note in connection.notifies():
+                        await self._dispatch(note.channel, note.payload)
+            except (psycopg.Error, OSError):
+                log.warning("lost the database's notifications")
+                await asyncio.sleep(1)
+
+    async def _dispatch(self, channel: str, payload: str) -> None:
+        if channel == "outbox":
+            note: dict[str, Any] = {"checkin": payload}
+        else:
+            note = json.loads(payload)
+            async with self._pool.connection() as connection:
+                rows = await cases.queue(connection, None, 1, note["care_case"])
+            note["row"] = rows[0] if rows else None
+        for subscriber in list(self._subscribers):
+            if subscriber.wanted(channel, note):
+                subscriber.offer(channel, note)
+
+
+def event(name: str, data: Any) -> bytes:
+    """One server-sent event."""
+    return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
+
+
+async def queue_stream(request: Request, account: Account, token_check: Callable[[], Any]) -> AsyncIterator[bytes]:
+    """`snapshot` with the whole queue, then `case` for every change of a case of this team, `ended` when one ends."""
+    hub: Hub = request.app.state.hub
+    team = account.team if account.role == "doctor" else None
+    subscriber = Subscriber(lambda channel, note: channel == "queue" and team in (None, note["team"]))
+    with hub.subscribe(subscriber):
+        async with request.app.state.pool.connection() as connection:
+            yield event("snapshot", await cases.queue(connection, team, QUEUE_LIMIT))
+        async for item in _notes(subscriber, token_check):
+            if isinstance(item, bytes):
+                yield item
+            elif item["row"] is not None:
+                yield event("case", item["row"])
+            else:
+                yield event("ended", {"care_case": item["care_case"]})
+
+
+async def advice_stream(request: Request, checkin: str) -> AsyncIterator[bytes]:
+    """`advice` for every measurement of one check-in, from its beginning."""
+    hub: Hub = request.app.state.hub
+    seen = 0
+    subscriber = Subscriber(lambda channel, note: channel == "outbox" and note["checkin"] == checkin)
+    with hub.subscribe(subscriber):
+        subscriber.offer("outbox", {"checkin": checkin})
+        async for item in _notes(subscriber, None):
+            if isinstance(item, bytes):
+                yield item
+                continue
+            async with request.app.state.pool.connection() as connection:
+                rows = await outbox.advice_of(connection, checkin, seen)
+            for row in rows:
+                seen = row["outbox"]
+                yield event("advice", row["body"])
+
+
+async def _notes(subscriber: Subscriber, still_valid: Callable[[], Any] | None) -> AsyncIterator[Any]:
+    while True:
+        try:
+            note = await asyncio.wait_for(subscriber.notes.get(), KEEPALIVE)
+        except TimeoutError:
+            if still_valid is not None and not await still_valid():
+                return
+            yield b": still here\n\n"
+            continue
+        if note is None:
+            return
+        yield note[1]
+
+
+async def account_lives(request: Request, account: Account) -> bool:
+    """Whether the account of an open stream is still what it was; asked at every keepalive."""
+    async with request.app.state.pool.connection() as connection:
+        cursor = await connection.execute("select 1 from account where account = %s and revoked_at is null", (account.account,))
+        return await cursor.fetchone() is not None

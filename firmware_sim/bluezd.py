@@ -1,0 +1,519 @@
+"""A fake bluetoothd: org.bluez on a private D-Bus, its radio a simulated central.
+
+With `DBUS_SYSTEM_BUS_ADDRESS` pointing at the private bus, the gateway's own BlueZ path runs byte for byte
+unmodified: discovery, connection, pairing, GATT, notifications by signal or by file descriptor, the pairing agent.
+It reproduces what bleak and a gateway can notice: object paths built on the declaration handle, RSSI signalled
+from 8 dB up, un-bonded devices forgotten some time after the scan ends, bluetoothd's mapping of ATT errors,
+and pairing raised by the kernel when a value asks for encryption.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bumble import hci
+from bumble.att import ATT_Error
+from bumble.device import Connection, Peer
+from dbus_fast import BusType, ErrorType, Message, MessageType, Variant
+from dbus_fast.aio import MessageBus
+
+from firmware_sim.central import MTU, Central, full_uuid, parse_advertisement
+
+log = logging.getLogger("firmware_sim.bluezd")
+
+BLUEZ = "org.bluez"
+ADAPTER, DEVICE, SERVICE, CHARACTERISTIC, DESCRIPTOR = (
+    f"{BLUEZ}.{name}" for name in ("Adapter1", "Device1", "GattService1", "GattCharacteristic1", "GattDescriptor1")
+)
+PROPERTIES = "org.freedesktop.DBus.Properties"
+OBJECTS = "org.freedesktop.DBus.ObjectManager"
+RSSI_STEP = 8  # dB, bluetoothd's RSSI_THRESHOLD
+FORGET_AFTER = 30.0  # s, bluetoothd's TemporaryTimeout
+CONNECT_TIMEOUT = 20.0
+
+SIGNATURES = {
+    "Address": "s", "AddressType": "s", "Name": "s", "Alias": "s", "Class": "u", "Powered": "b", "Discoverable": "b",
+    "Pairable": "b", "Discovering": "b", "UUIDs": "as", "Roles": "as", "Paired": "b", "Bonded": "b", "Trusted": "b",
+    "Blocked": "b", "LegacyPairing": "b", "Connected": "b", "Adapter": "o", "RSSI": "n", "TxPower": "n",
+    "ManufacturerData": "a{qv}", "ServiceData": "a{sv}", "ServicesResolved": "b", "UUID": "s", "Primary": "b",
+    "Device": "o", "Includes": "ao", "Service": "o", "Value": "ay", "Notifying": "b", "NotifyAcquired": "b",
+    "WriteAcquired": "b", "Flags": "as", "MTU": "q", "Characteristic": "o",
+}  # fmt: skip
+GATT_FLAGS = (
+    "broadcast", "read", "write-without-response", "write", "notify", "indicate", "authenticated-signed-writes", "extended-properties",
+)  # fmt: skip
+
+
+class BluezError(Exception):
+    """An error reply: name below org.bluez.Error and the text bluetoothd would give."""
+
+    def __init__(self, name: str, text: str = "") -> None:
+        super().__init__(text)
+        self.name, self.text = f"{BLUEZ}.Error.{name}", text
+
+
+_ATT_ERRORS = {
+    0x02: ("NotPermitted", "Read not permitted"),
+    0x03: ("NotPermitted", "Write not permitted"),
+    0x05: ("NotPermitted", "Not paired"),
+    0x06: ("NotSupported", ""),
+    0x07: ("InvalidArguments", "Invalid offset"),
+    0x08: ("NotAuthorized", ""),
+    0x0C: ("NotPermitted", "Not paired"),
+    0x0D: ("InvalidArguments", "Invalid Length"),
+    0x0F: ("NotPermitted", "Not paired"),
+    0xFD: ("ImproperlyConfigured", ""),
+}
+_NEEDS_ENCRYPTION = (0x05, 0x0F)
+
+
+def att_error(code: int) -> BluezError:
+    """As bluetoothd's create_gatt_dbus_error does; bleak parses the text of the last form."""
+    return BluezError(*_ATT_ERRORS.get(code, ("Failed", f"Operation failed with ATT error: 0x{code:02x}")))
+
+
+class _PatientSocket:
+    """dbus-fast 5.2.0 takes EAGAIN on a burst for the end of the bus; reporting 0 bytes makes it wait instead."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def send(self, data: bytes) -> int:
+        try:
+            return int(self._real.send(data))
+        except BlockingIOError:
+            return 0
+
+
+@dataclass
+class _Remote:
+    """A device this adapter has seen."""
+
+    address: hci.Address
+    seen: float
+    connection: Connection | None = None
+    peer: Peer | None = None
+    connecting: asyncio.Task[Connection] | None = None
+    resolving: asyncio.Task[None] | None = None
+
+
+@dataclass
+class _Attribute:
+    """A characteristic or descriptor on the bus. Subscribers are bus names."""
+
+    item: Any
+    device: str
+    subscribers: set[str] = field(default_factory=set)
+    sockets: list[socket.socket] = field(default_factory=list)
+    callback: Callable[[bytes], None] | None = None
+
+
+class FakeBluez:
+    """Serve org.bluez on the bus at `bus_address` until `stop`."""
+
+    def __init__(self, central: Central, bus_address: str, adapter: str = "hci0") -> None:
+        self._central = central
+        self._bus = MessageBus(bus_type=BusType.SYSTEM, bus_address=bus_address, negotiate_unix_fd=True)
+        self._adapter = f"/org/bluez/{adapter}"
+        self._objects: dict[str, dict[str, dict[str, Any]]] = {}
+        self._remotes: dict[str, _Remote] = {}
+        self._attributes: dict[str, _Attribute] = {}
+        self._scanners: set[str] = set()
+        self._agent: tuple[str, str] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        await self._bus.connect()
+        writer = self._bus._writer
+        assert writer is not None
+        writer.sock = _PatientSocket(writer.sock)  # type: ignore[assignment]
+        self._bus.add_message_handler(self._on_message)
+        self._add("/org/bluez", {f"{BLUEZ}.AgentManager1": {}})
+        address = self._central.device.random_address.to_string(False)
+        self._add(
+            self._adapter,
+            {
+                ADAPTER: {
+                    "Address": address, "AddressType": "public", "Name": "simulated", "Alias": "simulated", "Class": 0, "Powered": True,
+                    "Discoverable": False, "Pairable": True, "Discovering": False, "UUIDs": [], "Roles": ["central", "peripheral"],
+                }
+            },
+        )  # fmt: skip
+        self._central.device.on("advertisement", self._heard)
+        await self._bus.request_name(BLUEZ)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._bus.disconnect()
+
+    # the object tree
+
+    @staticmethod
+    def _variants(properties: dict[str, Any]) -> dict[str, Variant]:
+        def wrap(name: str, value: Any) -> Any:
+            return {key: Variant("ay", data) for key, data in value.items()} if name.endswith("Data") else value
+
+        return {name: Variant(SIGNATURES[name], wrap(name, value)) for name, value in properties.items()}
+
+    def _signal(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
+        message = Message(message_type=MessageType.SIGNAL, path=path, interface=interface, member=member, signature=signature, body=body)
+        self._bus.send(message)
+
+    def _add(self, path: str, interfaces: dict[str, dict[str, Any]]) -> None:
+        self._objects[path] = interfaces
+        body = [path, {name: self._variants(values) for name, values in interfaces.items()}]
+        self._signal("/", OBJECTS, "InterfacesAdded", "oa{sa{sv}}", body)
+
+    def _drop(self, path: str) -> None:
+        interfaces = self._objects.pop(path, None)
+        self._attributes.pop(path, None)
+        if interfaces is not None:
+            self._signal("/", OBJECTS, "InterfacesRemoved", "oas", [path, list(interfaces)])
+
+    def _set(self, path: str, interface: str, invalidate: Sequence[str] = (), **values: Any) -> None:
+        current = self._objects[path][interface]
+        changed = {name: value for name, value in values.items() if name in ("Value", "RSSI") or current.get(name) != value}
+        gone = [name for name in invalidate if current.pop(name, None) is not None]
+        current.update(changed)
+        if changed or gone:
+            self._signal(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [interface, self._variants(changed), gone])
+
+    def _children(self, path: str) -> list[str]:
+        return [other for other in self._objects if other.startswith(path + "/")]
+
+    # discovery
+
+    def _heard(self, advertisement: Any) -> None:
+        if not self._scanners:
+            return
+        address = advertisement.address.to_string(False)
+        path = f"{self._adapter}/dev_{address.replace(':', '_')}"
+        data = parse_advertisement(advertisement)
+        values: dict[str, Any] = {"RSSI": data.rssi}
+        if data.local_name:
+            values |= {"Name": data.local_name, "Alias": data.local_name}
+        if data.tx_power is not None:
+            values["TxPower"] = data.tx_power
+        if data.manufacturer_data:
+            values["ManufacturerData"] = data.manufacturer_data
+        if data.service_data:
+            values["ServiceData"] = data.service_data
+        if path not in self._remotes:
+            self._remotes[path] = _Remote(advertisement.address, time.monotonic())
+            bonded = address in self._central.bonded()
+            known = {
+                "Address": address, "AddressType": "random", "Alias": address.replace(":", "-"), "Paired": bonded, "Bonded": bonded,
+                "Trusted": False, "Blocked": False, "LegacyPairing": False, "Connected": False, "UUIDs": data.service_uuids,
+                "Adapter": self._adapter, "ServicesResolved": False,
+            }  # fmt: skip
+            self._add(path, {DEVICE: known | values})
+            return
+        self._remotes[path].seen = time.monotonic()
+        current = self._objects[path][DEVICE]
+        if data.service_uuids:
+            values["UUIDs"] = sorted(set(current["UUIDs"]) | set(data.service_uuids))
+        if "RSSI" in current and abs(current["RSSI"] - data.rssi) < RSSI_STEP:
+            del values["RSSI"]
+        self._set(path, DEVICE, **values)
+
+    async def _start_discovery(self, sender: str) -> None:
+        if sender in self._scanners:
+            raise BluezError("InProgress")
+        self._scanners.add(sender)
+        if len(self._scanners) == 1:
+            await self._central.device.start_scanning(active=True, filter_duplicates=False)
+            self._set(self._adapter, ADAPTER, Discovering=True)
+
+    async def _stop_discovery(self, sender: str) -> None:
+        if sender not in self._scanners:
+            raise BluezError("Failed", "No discovery started")
+        self._scanners.discard(sender)
+        if self._scanners:
+            return
+        await self._central.device.stop_scanning()
+        for path in self._remotes:
+            self._set(path, DEVICE, invalidate=("RSSI", "TxPower"))
+        self._set(self._adapter, ADAPTER, Discovering=False)
+        asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget_temporary)
+
+    def _forget_temporary(self) -> None:
+        if self._scanners:
+            return
+        for path in list(self._remotes):
+            state = self._objects[path][DEVICE]
+            if not (state["Connected"] or state["Paired"] or state["Trusted"]):
+                self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        for child in self._children(path):
+            self._drop(child)
+        self._remotes.pop(path, None)
+        self._drop(path)
+
+    # connections and bonds
+
+    async def _connect(self, path: str) -> None:
+        remote = self._remotes[path]
+        if remote.connection is not None:
+            return
+        if remote.connecting is not None:
+            raise BluezError("InProgress", "Operation already in progress")
+        remote.connecting = asyncio.ensure_future(self._central.connect(remote.address, CONNECT_TIMEOUT))
+        try:
+            connection = await remote.connecting
+        except (TimeoutError, asyncio.CancelledError):
+            raise BluezError("Failed", "le-connection-abort-by-local") from None
+        except Exception as error:  # noqa: BLE001  whatever the simulated link does, a bus client gets an answer
+            raise BluezError("Failed", f"le-connection-unknown {type(error).__name__}") from None
+        finally:
+            remote.connecting = None
+        remote.connection, remote.peer = connection, Peer(connection)
+        connection.on("disconnection", lambda _reason: self._disconnected(path))
+        self._set(path, DEVICE, Connected=True)
+        remote.resolving = asyncio.ensure_future(self._resolve(path))
+
+    def _disconnected(self, path: str) -> None:
+        remote = self._remotes.get(path)
+        if remote is None:
+            return
+        remote.connection = None
+        if remote.resolving is not None:
+            remote.resolving.cancel()
+        for child in self._children(path):
+            attribute = self._attributes.get(child)
+            if attribute is not None:
+                for opened in attribute.sockets:
+                    opened.close()
+                attribute.sockets.clear()
+                attribute.subscribers.clear()
+                if CHARACTERISTIC in self._objects[child] and self._objects[child][CHARACTERISTIC].get("Notifying"):
+                    self._set(child, CHARACTERISTIC, Notifying=False)
+        self._set(path, DEVICE, ServicesResolved=False, Connected=False)
+        if not self._objects[path][DEVICE]["Paired"]:
+            for child in self._children(path):
+                self._drop(child)
+
+    async def _resolve(self, path: str) -> None:
+        remote = self._remotes[path]
+        connection, peer = remote.connection, remote.peer
+        if connection is None or peer is None:
+            return
+        with contextlib.suppress(asyncio.CancelledError, ATT_Error, TimeoutError, hci.HCI_Error):
+            if connection.peer_address.to_string(False) in self._central.bonded():
+                await connection.encrypt()
+            await peer.request_mtu(MTU)
+            await peer.discover_services()
+            uuids = []
+            for service in peer.services:
+                uuids.append(full_uuid(service.uuid))
+                await service.discover_characteristics()
+                await self._publish_service(path, service, connection.att_mtu)
+            self._set(path, DEVICE, UUIDs=sorted(set(self._objects[path][DEVICE]["UUIDs"]) | set(uuids)), ServicesResolved=True)
+
+    async def _publish_service(self, path: str, service: Any, mtu: int) -> None:
+        service_path = f"{path}/service{service.handle:04x}"
+        if service_path not in self._objects:
+            self._add(service_path, {SERVICE: {"UUID": full_uuid(service.uuid), "Device": path, "Primary": True, "Includes": []}})
+        for item in service.characteristics:
+            item_path = f"{service_path}/char{item.handle - 1:04x}"  # bluetoothd names the declaration, not the value
+            await item.discover_descriptors()
+            flags = [name for bit, name in enumerate(GATT_FLAGS) if int(item.properties) >> bit & 1]
+            values = {"UUID": full_uuid(item.uuid), "Service": service_path, "Value": b"", "Flags": flags, "MTU": mtu}
+            if {"notify", "indicate"} & set(flags):
+                values |= {"Notifying": False, "NotifyAcquired": False}
+            if "write-without-response" in flags:
+                values["WriteAcquired"] = False
+            self._attributes[item_path] = _Attribute(item, path)
+            if item_path not in self._objects:
+                self._add(item_path, {CHARACTERISTIC: values})
+            for descriptor in item.descriptors:
+                descriptor_path = f"{item_path}/desc{descriptor.handle:04x}"
+                self._attributes[descriptor_path] = _Attribute(descriptor, path)
+                if descriptor_path not in self._objects:
+                    text = {"UUID": full_uuid(descriptor.type), "Characteristic": item_path, "Value": b"", "Flags": []}
+                    self._add(descriptor_path, {DESCRIPTOR: text})
+
+    async def _pair(self, path: str) -> None:
+        if self._objects[path][DEVICE]["Paired"]:
+            raise BluezError("AlreadyExists", "Already Exists")
+        await self._connect(path)
+        connection = self._remotes[path].connection
+        try:
+            if connection is None:
+                raise BluezError("AuthenticationFailed", "Authentication Failed")
+            await connection.pair()
+        except asyncio.CancelledError:
+            raise BluezError("AuthenticationCanceled", "Authentication Canceled") from None
+        except Exception:  # noqa: BLE001  bumble has many ways to refuse a pairing, BlueZ has one
+            raise BluezError("AuthenticationFailed", "Authentication Failed") from None
+        self._set(path, DEVICE, Paired=True, Bonded=True)
+
+    async def ask_passkey(self, path: str) -> int | None:
+        """Ask the registered agent, as bluetoothd would; None when there is none or it refuses."""
+        if self._agent is None:
+            return None
+        question = Message(
+            destination=self._agent[0], path=self._agent[1], interface=f"{BLUEZ}.Agent1", member="RequestPasskey",
+            signature="o", body=[path],
+        )  # fmt: skip
+        reply = await self._bus.call(question)
+        return int(reply.body[0]) if reply is not None and reply.message_type == MessageType.METHOD_RETURN else None
+
+    # GATT
+
+    async def _att(self, path: str, operation: Callable[[Any], Awaitable[Any]]) -> Any:
+        attribute = self._attributes[path]
+        remote = self._remotes[attribute.device]
+        for attempt in (1, 2):
+            connection = remote.connection
+            if connection is None:
+                raise BluezError("Failed", "Not connected")
+            try:
+                return await operation(attribute.item)
+            except ATT_Error as error:
+                if attempt == 1 and error.error_code in _NEEDS_ENCRYPTION and not connection.is_encrypted:
+                    with contextlib.suppress(BluezError):
+                        await self._pair(attribute.device)
+                        continue
+                raise att_error(error.error_code) from None
+            except asyncio.CancelledError:
+                raise BluezError("Failed", "Not connected") from None
+        raise AssertionError("unreachable")
+
+    async def _subscribe(self, path: str, sender: str, *, by_socket: bool) -> tuple[socket.socket, int] | None:
+        attribute = self._attributes[path]
+        if not {"notify", "indicate"} & set(self._objects[path][CHARACTERISTIC]["Flags"]):
+            raise BluezError("NotSupported", "Operation is not supported")
+        ours: socket.socket | None = None
+        theirs: socket.socket | None = None
+        if by_socket:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            attribute.sockets.append(ours)
+
+        def heard(value: bytes) -> None:
+            if ours is None:
+                self._set(path, CHARACTERISTIC, Value=bytes(value))
+            else:
+                with contextlib.suppress(OSError):
+                    ours.send(bytes(value))
+
+        attribute.subscribers.add(sender)
+        attribute.callback = heard
+        await self._att(path, lambda item: item.subscribe(heard))
+        self._set(path, CHARACTERISTIC, Notifying=True)
+        return (theirs, int(self._objects[path][CHARACTERISTIC]["MTU"])) if theirs is not None else None
+
+    async def _unsubscribe(self, path: str, sender: str) -> None:
+        attribute = self._attributes[path]
+        attribute.subscribers.discard(sender)
+        if not attribute.subscribers:
+            await self._att(path, lambda item: item.unsubscribe(attribute.callback))
+            self._set(path, CHARACTERISTIC, Notifying=False)
+
+    # D-Bus
+
+    def _on_message(self, message: Message) -> bool | None:
+        if message.message_type != MessageType.METHOD_CALL or message.path is None:
+            return None
+        if message.path != "/" and not message.path.startswith("/org/bluez"):
+            return None
+        if message.interface not in (PROPERTIES, OBJECTS) and not (message.interface or "").startswith(BLUEZ):
+            return None
+        task = asyncio.ensure_future(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _answer(self, message: Message) -> None:
+        try:
+            signature, body, handles = await self._call(message)
+        except BluezError as error:
+            self._bus.send(Message.new_error(message, error.name, error.text))
+            return
+        except KeyError:
+            self._bus.send(Message.new_error(message, ErrorType.UNKNOWN_OBJECT, f"no object {message.path}"))
+            return
+        except Exception as error:
+            log.exception("call failed", extra={"member": message.member})
+            self._bus.send(Message.new_error(message, f"{BLUEZ}.Error.Failed", type(error).__name__))
+            return
+        reply = Message.new_method_return(message, signature, body)
+        reply.unix_fds = [handle.fileno() for handle in handles]
+        await self._bus.send(reply)
+        for handle in handles:
+            handle.close()
+
+    async def _call(self, message: Message) -> tuple[str, list[Any], list[socket.socket]]:
+        path, body, sender = str(message.path), message.body, str(message.sender)
+        nothing: tuple[str, list[Any], list[socket.socket]] = ("", [], [])
+        if message.interface == OBJECTS:
+            tree = {where: {name: self._variants(values) for name, values in found.items()} for where, found in self._objects.items()}
+            return "a{oa{sa{sv}}}", [tree], []
+        found = self._objects[path]
+        if message.interface == PROPERTIES:
+            if message.member == "GetAll":
+                return "a{sv}", [self._variants(found[body[0]])], []
+            if message.member == "Get":
+                return "v", [self._variants({body[1]: found[body[0]][body[1]]})[body[1]]], []
+            self._set(path, body[0], **{body[1]: body[2].value})
+            return nothing
+        match message.member:
+            case "RegisterAgent":
+                self._agent = (sender, body[0])
+            case "RequestDefaultAgent" | "UnregisterAgent" | "SetDiscoveryFilter":
+                pass
+            case "StartDiscovery":
+                await self._start_discovery(sender)
+            case "StopDiscovery":
+                await self._stop_discovery(sender)
+            case "RemoveDevice":
+                await self._remove_device(body[0])
+            case "Connect":
+                await self._connect(path)
+            case "Disconnect":
+                remote = self._remotes[path]
+                if remote.connecting is not None:
+                    remote.connecting.cancel()
+                if remote.connection is not None:
+                    await remote.connection.disconnect()
+            case "Pair":
+                await self._pair(path)
+            case "ReadValue":
+                value = bytes(await self._att(path, lambda item: item.read_value()))
+                self._set(path, str(message.interface), Value=value)
+                return "ay", [value], []
+            case "WriteValue":
+                kind = body[1].get("type")
+                respond = kind is None or kind.value != "command" or message.interface == DESCRIPTOR
+                await self._att(path, lambda item: item.write_value(bytes(body[0]), with_response=respond))
+            case "StartNotify":
+                await self._subscribe(path, sender, by_socket=False)
+            case "AcquireNotify":
+                acquired = await self._subscribe(path, sender, by_socket=True)
+                if acquired is not None:
+                    return "hq", [0, acquired[1]], [acquired[0]]
+            case "StopNotify":
+                await self._unsubscribe(path, sender)
+            case other:
+                raise BluezError("NotSupported", str(other))
+        return nothing
+
+    async def _remove_device(self, path: str) -> None:
+        remote = self._remotes.get(path)
+        if remote is None:
+            raise BluezError("DoesNotExist", "Does Not Exist")
+        if remote.connection is not None:
+            await remote.connection.disconnect()
+        await self._central.forget(remote.address)
+        self._remove(path)

@@ -1,0 +1,96 @@
+"""A virtual blood-pressure cuff (Blood Pressure profile): measures, advertises, bonds, indicates, hangs up.
+
+It forgets a record only when its indication was confirmed, and sends what it remembers oldest first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from bumble.core import UUID
+from bumble.device import Connection
+from bumble.gatt import Service
+
+from firmware_sim.device import INDICATE, READ, DeviceClock, VirtualDevice, characteristic
+from firmware_sim.link import SimLink
+from vitals.gatt import BloodPressureMeasurement, BloodPressureStatus, DeviceTime
+
+log = logging.getLogger("firmware_sim.cuff")
+
+
+@dataclass(frozen=True, slots=True)
+class Indicated:
+    """One confirmed indication: the frame, and when it left (seconds since the epoch)."""
+
+    frame: bytes
+    at: float
+
+
+class Cuff(VirtualDevice):
+    """A SIG upper-arm cuff. idle: seconds it stays connected after its last record before it hangs up."""
+
+    def __init__(self, link: SimLink, name: str, address: str, clock: DeviceClock, *, serial: str = "SN0001", idle: float = 1.0) -> None:
+        self.measurement = characteristic(0x2A35, INDICATE)
+        super().__init__(link, name, address, clock, advertises=[0x1810], serial=serial)
+        self.protect_subscription(self.measurement)
+        self.memory: deque[bytes] = deque()
+        self.on_indicated: Callable[[Indicated], None] | None = None
+        self._idle = idle
+        self._stored = asyncio.Event()
+        self._sending: asyncio.Task[None] | None = None
+        self.measurement.on("subscription", self._on_subscription)
+
+    def services(self) -> list[Service]:
+        feature = characteristic(0x2A49, READ, b"\x3f\x00")
+        return [Service(UUID.from_16_bits(0x1810), [self.measurement, feature])]
+
+    async def measure(self, systolic: float, diastolic: float, pulse: float, *, status: int = 0, ago: timedelta = timedelta()) -> bytes:
+        """Take one measurement `ago` before now and remember it; returns the frame that will be indicated."""
+        taken = self.clock.at(self.clock.now() - ago)
+        frame = bytes(
+            BloodPressureMeasurement(
+                systolic, diastolic, round(diastolic + (systolic - diastolic) / 3), timestamp=DeviceTime.of(taken),
+                pulse=pulse, user=1, status=BloodPressureStatus(status),
+            )
+        )  # fmt: skip
+        await self.remember(frame)
+        return frame
+
+    async def remember(self, frame: bytes) -> None:
+        """Put a ready frame into memory (a deliberately broken one, too) and wake up."""
+        self.memory.append(frame)
+        self._stored.set()
+        await self.wake()
+
+    def _on_subscription(self, connection: Connection, _notify: bool, indicate: bool) -> None:
+        if indicate and (self._sending is None or self._sending.done()):
+            self._sending = asyncio.get_running_loop().create_task(self._send_memory(connection))
+
+    async def _send_memory(self, connection: Connection) -> None:
+        try:
+            while self.connection is connection:
+                if not self.memory:
+                    self._stored.clear()
+                    try:
+                        await asyncio.wait_for(self._stored.wait(), self._idle)
+                    except TimeoutError:
+                        break
+                    continue
+                frame, at = self.memory[0], time.time()
+                await self.device.indicate_subscriber(connection, self.measurement, frame)
+                self.memory.popleft()
+                if self.on_indicated is not None:
+                    self.on_indicated(Indicated(frame, at))
+            await self.hang_up()
+        except Exception as error:  # noqa: BLE001  a cuff survives whatever the link does to it
+            # the link went away in the middle of an indication: the record stays in memory, advertise again
+            log.info("transfer interrupted", extra={"device": self.name, "error": type(error).__name__})
+        if self.memory:
+            await asyncio.sleep(0.2)
+            await self.wake()

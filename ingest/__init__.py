@@ -1,0 +1,1 @@
+"""Broker to tables: admit, sources, the worker's single transaction, quarantine, attribution."""

@@ -1,0 +1,49 @@
+"""Admission: one message as it came → measurements to store, or the reason why its bytes go to quarantine. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ingest.batch import Incoming
+from vitals import wire
+from vitals.errors import BadInput
+from vitals.measurement import Measurement
+
+
+@dataclass(slots=True)
+class Admitted:
+    """What became of one message. gateway, site: of its topic. refusal: (reason, detail) when it is for quarantine.
+
+    receipt: (boot, seq) to answer with, if they could be read. wanted is False for messages that are not readings.
+    """
+
+    item: Incoming
+    site: str = ""
+    gateway: str = ""
+    receipt: tuple[str, int] | None = None
+    measurements: tuple[Measurement, ...] = ()
+    sent_at: datetime | None = None
+    refusal: tuple[str, str] | None = None
+    wanted: bool = True
+    unknown_devices: list[str] = field(default_factory=list)
+
+
+def admit(item: Incoming, now: datetime) -> Admitted:
+    """Judge one message; never raises. The broker's retain flag means nothing here."""
+    result = Admitted(item)
+    try:
+        topic = wire.parse_topic(item.topic)
+        result.site, result.gateway = topic.site, topic.gateway
+        if topic.way != "up" or topic.what != "readings":
+            result.wanted = False
+            return result
+        message = wire.decode_message(item.payload, now)
+    except BadInput as error:
+        result.refusal = (error.reason, error.detail)
+        result.receipt = wire.receipt_hint(item.payload)
+        return result
+    result.receipt = (message.boot, message.seq)
+    result.measurements = message.measurements
+    result.sent_at = message.sent_at
+    return result

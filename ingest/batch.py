@@ -1,0 +1,85 @@
+"""What one worker transaction carries from step to step, and where batches come from."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from vitals.alert import Change
+from vitals.floor.database import Connection
+from vitals.measurement import Measurement
+
+
+class Incoming(NamedTuple):
+    """One message as it came: `token` is the source's own, handed back when the message is safe."""
+
+    source: str
+    topic: str
+    payload: bytes
+    token: Any
+
+
+class Source(Protocol):
+    """Where messages come from. Nothing is acknowledged before `done`, which the worker calls after its commit."""
+
+    def waiting(self) -> bool:
+        """Whether `take` would return something."""
+
+    async def wait(self) -> None:
+        """Return when something is waiting."""
+
+    def take(self, limit: int) -> list[Incoming]:
+        """What is waiting, at most `limit`, oldest first; does not block."""
+
+    def done(self, items: list[Incoming]) -> None:
+        """These are committed (or in quarantine): acknowledge them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A new measurement in this transaction, attributed. subject: the resident, else "device:…"; never null.
+
+    site: where the device stands, if it stands somewhere. weak: why it may never refer anyone by itself.
+    """
+
+    number: int
+    measurement: Measurement
+    subject: str
+    resident: str | None
+    checkin: str | None
+    station: str | None
+    site: str | None
+    weak: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An intake row being applied: somebody said something that may change what the rules conclude."""
+
+    intake: int
+    kind: str
+    subject: str | None
+    body: dict[str, Any]
+    account: str
+    created_at: datetime
+
+
+@dataclass(slots=True)
+class Batch:
+    """measurements and events in stream order; the steps fill the rest.
+
+    ended: subjects whose open alerts a person ended, with the account that did it (care → rules).
+    changes: alert movements of this transaction (rules → care). results: intake number → what became of it.
+    """
+
+    measurements: list[Stored] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    ended: list[tuple[str, str]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    results: dict[int, str] = field(default_factory=dict)
+
+
+# Runs inside the worker's transaction; returns when it wants to run again even if nothing arrives.
+Step = Callable[[Connection, Batch, datetime], Awaitable[datetime | None]]

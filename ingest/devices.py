@@ -1,0 +1,85 @@
+"""All SQL about sites, gateways and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from vitals.errors import Refused
+from vitals.floor.database import Connection
+
+
+class DeviceRow(NamedTuple):
+    """A registered device. station: the gateway whose check-ins decide whose it is, None for a person's own device."""
+
+    device_no: int
+    device: str
+    kind: str
+    setting: str
+    site: str | None
+    station: str | None
+    bond_protected: bool
+
+
+_COLUMNS = "device_no, device, kind, setting, site, station, bond_protected"
+
+
+async def by_name(connection: Connection, names: Iterable[str]) -> dict[str, DeviceRow]:
+    """The registered ones among `names`."""
+    cursor = await connection.execute(f"select {_COLUMNS} from device where device = any(%s)", (sorted(set(names)),))  # noqa: S608
+    return {row["device"]: DeviceRow(**row) for row in await cursor.fetchall()}
+
+
+async def gateways(connection: Connection, names: Iterable[str]) -> dict[str, str]:
+    """gateway → site, of the enrolled and not revoked ones among `names`."""
+    cursor = await connection.execute(
+        "select gateway, site from gateway where gateway = any(%s) and revoked_at is null", (sorted(set(names)),)
+    )
+    return {row["gateway"]: row["site"] for row in await cursor.fetchall()}
+
+
+async def add_site(connection: Connection, site: str, name: str) -> None:
+    await connection.execute("insert into site (site, name) values (%s, %s) on conflict (site) do nothing", (site, name))
+
+
+async def enrol_gateway(connection: Connection, gateway: str, site: str, password_hash: str) -> None:
+    """Enrol, or give a new credential to one that was revoked; raises Refused `already_enrolled`."""
+    cursor = await connection.execute(
+        "insert into gateway (gateway, site, password_hash) values (%s, %s, %s)"
+        " on conflict (gateway) do update set password_hash = excluded.password_hash, enrolled_at = now(), revoked_at = null"
+        " where gateway.revoked_at is not null and gateway.site = excluded.site returning gateway",
+        (gateway, site, password_hash),
+    )
+    if await cursor.fetchone() is None:
+        raise Refused("already_enrolled")
+
+
+async def revoke_gateway(connection: Connection, gateway: str) -> None:
+    """Take the credential away; the broker keeper hears of it and ends live sessions. Raises Refused `unknown_gateway`."""
+    cursor = await connection.execute(
+        "update gateway set revoked_at = now() where gateway = %s and revoked_at is null returning gateway", (gateway,)
+    )
+    if await cursor.fetchone() is None:
+        raise Refused("unknown_gateway")
+
+
+async def register(
+    connection: Connection, device: str, kind: str, setting: str, site: str | None, station: str | None, bond_protected: bool = True
+) -> None:
+    """Register a device; raises Refused `already_registered`."""
+    cursor = await connection.execute(
+        "insert into device (device, kind, setting, site, station, bond_protected) values (%s, %s, %s, %s, %s, %s)"
+        " on conflict (device) do nothing returning device_no",
+        (device, kind, setting, site, station, bond_protected),
+    )
+    if await cursor.fetchone() is None:
+        raise Refused("already_registered")
+
+
+async def listing(connection: Connection) -> list[dict[str, Any]]:
+    """Every device with its current binding, for people."""
+    cursor = await connection.execute(
+        "select d.device, d.kind, d.setting, d.site, d.station, b.resident from device d"
+        " left join binding b on b.device_no = d.device_no and b.during @> now() order by d.device"
+    )
+    return await cursor.fetchall()

@@ -1,0 +1,198 @@
+"""The engine: outcomes and clock ticks move the state of each (subject, rule), vectorised over subjects.
+
+State is a structured array, one row per subject; events come in stream order and are applied in rounds, the k-th
+event of every subject in the k-th round. `rules.reference` says the same in plain Python; a property test holds
+them together. Times are integers, µs since the epoch.
+
+Phases of a confirming rule: normal → pending → firing | unconfirmed → … as drawn in `vitals.alert`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.pack import Rule, duration
+
+STATE = np.dtype(
+    [
+        ("phase", "u1"),
+        ("first", "i8"),  # measured_at of the value that waits for its repeat
+        ("last", "i8"),  # measured_at of the latest hit
+        ("deadline", "i8"),  # database clock; 0 = none
+        ("clears", "u1"),  # sessions that met the clear condition
+        ("last_clear", "i8"),
+        ("weak", "?"),  # everything so far came from weak sources
+        ("count", "u2"),  # consecutive visits
+    ]
+)
+SESSION_GAP = 600_000_000  # readings within ten minutes are one session
+
+
+class Phase(IntEnum):
+    NORMAL = 0
+    PENDING = 1
+    FIRING = 2
+    UNCONFIRMED = 3
+
+
+class Kind(IntEnum):
+    """What an event is: a measurement, a due timer, a reported danger symptom, a person ending the episode."""
+
+    MEASUREMENT = 0
+    TICK = 1
+    URGENT = 2
+    END = 3
+
+
+class Move(IntEnum):
+    """What an event did; 0 is nothing."""
+
+    NONE = 0
+    OPENED = 1
+    CONFIRMED = 2
+    DEADLINE = 3
+    UNVERIFIED = 4
+    URGENT = 5
+    LATE = 6
+    REPEATED = 7
+    NOT_CONFIRMED = 8
+    APPENDED = 9
+    CLEARED = 10
+    CLOSED = 11
+
+
+# hit, clear: 1 true, 0 unknown or not applicable, -1 false. valid: not a weak source. late: too old to page normally.
+EVENT = np.dtype(
+    [
+        ("kind", "u1"),
+        ("hit", "i1"),
+        ("clear", "i1"),
+        ("valid", "?"),
+        ("urgent", "?"),
+        ("late", "?"),
+        ("inhibited", "?"),
+        ("at", "i8"),  # measured_at; stored_at for what is not a measurement
+        ("now", "i8"),  # stored_at, the database's clock
+    ]
+)
+
+Array = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A rule's durations in µs and its counts."""
+
+    within: int = 0
+    apart: int = 0
+    keep_firing: int = 0
+    sessions: int = 1
+    visits: int = 0
+
+    @classmethod
+    def of(cls, rule: Rule) -> Timing:
+        def micro(text: str) -> int:
+            return int(duration(text).total_seconds()) * 1_000_000
+
+        if rule.consecutive is not None:
+            return cls(apart=micro(rule.consecutive.apart), visits=rule.consecutive.count)
+        assert rule.confirm is not None
+        assert rule.clear is not None
+        return cls(micro(rule.confirm.within), micro(rule.confirm.apart), micro(rule.keep_firing), rule.clear.sessions)
+
+
+def run(timing: Timing, state: Array, subject: NDArray[np.int64], events: Array) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Apply events (n,) of subjects (n,) to state (m,), in place; returns moves (n,) and the phase after each (n,)."""
+    moves = np.zeros(len(events), np.uint8)
+    phases = np.zeros(len(events), np.uint8)
+    step = _consecutive if timing.visits else _confirm
+    order = np.argsort(subject, kind="stable")
+    ranked = subject[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else np.zeros(0, np.int64)
+    rank = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
+    for turn in range(int(rank.max()) + 1 if len(rank) else 0):
+        at = order[rank == turn]
+        rows = state[subject[at]]  # a copy; each subject at most once in a round
+        moves[at] = step(timing, rows, events[at])
+        state[subject[at]] = rows
+        phases[at] = rows["phase"]
+    return moves, phases
+
+
+def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
+    """One event each for different subjects of a confirming rule; changes `s`."""
+    measured = e["kind"] == Kind.MEASUREMENT
+    normal, pending = s["phase"] == Phase.NORMAL, s["phase"] == Phase.PENDING
+    firing, unconfirmed = s["phase"] == Phase.FIRING, s["phase"] == Phase.UNCONFIRMED
+    hit, miss = measured & (e["hit"] == 1), measured & (e["hit"] == -1)
+    reported = e["kind"] == Kind.URGENT
+    urgent = (hit & e["urgent"]) | reported
+    gap = np.abs(e["at"] - s["first"])
+    is_repeat = e["valid"] & (gap >= timing.apart) & (gap <= timing.within)
+    due = (e["kind"] == Kind.TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
+
+    rush = urgent & ~firing
+    late = hit & ~urgent & e["late"] & (normal | unconfirmed)
+    opened = hit & ~urgent & ~e["late"] & (normal | unconfirmed)
+    confirmed = hit & ~urgent & pending & is_repeat
+    trusted = hit & ~urgent & pending & ~is_repeat & e["valid"] & s["weak"]
+    appended = (hit & ~urgent & pending & ~is_repeat) | ((hit | reported) & firing)
+    refuted = miss & pending & is_repeat & (e["at"] > s["first"])
+    calmer = miss & firing & e["valid"] & (e["at"] > s["last"])
+    calm = calmer & (e["clear"] == 1)
+    counted = calm & ((s["clears"] == 0) | (e["at"] - s["last_clear"] >= SESSION_GAP))
+    relapse = calmer & (e["clear"] != 1)
+    unverified, expired = due & pending & s["weak"], due & pending & ~s["weak"]
+    ended = (e["kind"] == Kind.END) & ~normal
+
+    s["clears"][counted] += 1
+    s["last_clear"][counted] = e["at"][counted]
+    held_until = s["last"] + timing.keep_firing
+    enough = firing & (s["clears"] >= timing.sessions)
+    cleared = enough & ((counted & (e["now"] >= held_until)) | due)
+    s["deadline"] = np.where(enough & counted & ~cleared, held_until, s["deadline"])
+
+    moves = np.select(
+        [rush, late, opened, confirmed, appended, refuted, cleared, unverified, expired, ended],
+        [Move.URGENT, Move.LATE, Move.OPENED, Move.CONFIRMED, Move.APPENDED, Move.NOT_CONFIRMED, Move.CLEARED,
+         Move.UNVERIFIED, Move.DEADLINE, Move.CLOSED],
+        Move.NONE,
+    ).astype(np.uint8)  # fmt: skip
+
+    fires = rush | late | confirmed | unverified | expired
+    s["phase"] = np.select(
+        [fires, opened, refuted, cleared | ended], [Phase.FIRING, Phase.PENDING, Phase.UNCONFIRMED, Phase.NORMAL], s["phase"]
+    )
+    s["first"] = np.where(opened | trusted | ((rush | late) & ~pending), e["at"], s["first"])
+    begins = opened | ((rush | late) & ~pending)
+    s["last"] = np.where(begins, e["at"], np.where(hit | reported, np.maximum(s["last"], e["at"]), s["last"]))
+    s["weak"] = np.where(begins, ~e["valid"], np.where(trusted | confirmed, False, s["weak"]))
+    s["deadline"] = np.where(opened, e["now"] + timing.within, np.where(fires | refuted | relapse | (firing & appended), 0, s["deadline"]))
+    fresh = fires | opened | relapse | (firing & appended)
+    s["clears"] = np.where(fresh, 0, s["clears"])
+    s[cleared | ended] = np.zeros(1, STATE)[0]
+    return moves
+
+
+def _consecutive(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
+    """One event each for different subjects of a consecutive rule; weak sources do not count either way."""
+    measured = (e["kind"] == Kind.MEASUREMENT) & e["valid"]
+    firing = s["phase"] == Phase.FIRING
+    hit, miss = measured & (e["hit"] == 1), measured & (e["hit"] == -1) & (e["at"] > s["last"])
+    counted = hit & ((s["count"] == 0) | (e["at"] - s["last"] >= timing.apart))
+    s["count"][counted] = np.minimum(s["count"][counted] + 1, 1000)
+    s["last"][counted] = e["at"][counted]
+    fires = hit & ~firing & (s["count"] >= timing.visits) & ~e["inhibited"]
+    appended = counted & firing
+    cleared = miss & firing
+    ended = (e["kind"] == Kind.END) & firing
+    moves = np.select([fires, appended, cleared, ended], [Move.REPEATED, Move.APPENDED, Move.CLEARED, Move.CLOSED], Move.NONE).astype(
+        np.uint8
+    )
+    s["phase"][fires] = Phase.FIRING
+    s[miss | ended] = np.zeros(1, STATE)[0]
+    return moves

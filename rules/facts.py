@@ -1,0 +1,76 @@
+"""What is known about a person, as columns for the engine. Unknown is NaN, never "no"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from psycopg.types.json import Jsonb
+
+from rules.pack import FACTS
+from vitals.errors import BadInput
+from vitals.floor.database import Connection
+
+RECORDED = ("birth_date", "sex", "pregnant", "lactating", "hypertension")
+PAST_CHILDBEARING = 60  # years; from here on "not pregnant" is derived when nothing is recorded
+
+Facts = Mapping[str, Any]
+
+
+def age_years(birth_date: str, on: date) -> int:
+    """Whole years on a day."""
+    born = date.fromisoformat(birth_date)
+    return on.year - born.year - ((on.month, on.day) < (born.month, born.day))
+
+
+def columns(facts: Facts, at: datetime, zone: ZoneInfo) -> dict[str, float]:
+    """One person's facts at the time of measuring, NaN where unknown; derived facts only where nothing is recorded."""
+    unknown = float("nan")
+    age = float(age_years(facts["birth_date"], at.astimezone(zone).date())) if facts.get("birth_date") else unknown
+    found = {"age_years": age}
+    for name in ("pregnant", "lactating", "hypertension"):
+        value = facts.get(name)
+        found[name] = unknown if value is None else float(value)
+    cannot = facts.get("sex") == "male" or age >= PAST_CHILDBEARING or age < 10
+    for name in ("pregnant", "lactating"):
+        if found[name] != found[name] and cannot:
+            found[name] = 0.0
+    assert set(found) == set(FACTS)
+    return found
+
+
+async def read(connection: Connection, subjects: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """subject → fact → value."""
+    found: dict[str, dict[str, Any]] = {}
+    cursor = await connection.execute("select subject, fact, value from subject_fact where subject = any(%s)", (list(subjects),))
+    for row in await cursor.fetchall():
+        found.setdefault(row["subject"], {})[row["fact"]] = row["value"]
+    return found
+
+
+async def record(connection: Connection, subject: str, facts: Mapping[str, Any], by: str, now: datetime) -> None:
+    """Write facts; None withdraws one. Raises BadInput `unknown_fact`, `bad_fact`."""
+    for fact, value in facts.items():
+        if fact not in RECORDED:
+            raise BadInput("unknown_fact", fact)
+        if value is None:
+            await connection.execute("delete from subject_fact where subject = %s and fact = %s", (subject, fact))
+            continue
+        if fact == "birth_date":
+            try:
+                date.fromisoformat(value)
+            except (ValueError, TypeError):
+                raise BadInput("bad_fact", fact) from None
+        elif fact == "sex":
+            if value not in ("male", "female"):
+                raise BadInput("bad_fact", fact)
+        elif not isinstance(value, bool):
+            raise BadInput("bad_fact", fact)
+        await connection.execute(
+            "insert into subject_fact (subject, fact, value, recorded_at, recorded_by) values (%s, %s, %s, %s, %s)"
+            " on conflict (subject, fact) do update"
+            " set value = excluded.value, recorded_at = excluded.recorded_at, recorded_by = excluded.recorded_by",
+            (subject, fact, Jsonb(value), now, by),
+        )

@@ -1,0 +1,184 @@
+"""The oracle: what the pack and the engine mean, in plain Python, one subject and one event at a time.
+
+Written to be read next to the guideline, not to be fast. `tests/rules` holds the vectorised path to it on random
+and boundary input. True, False and None (unknown) here; 1, -1 and 0 there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rules.engine import SESSION_GAP, Kind, Move, Phase, Timing
+from rules.pack import Condition, Pack
+
+Row = Mapping[str, float | None]
+
+
+def holds(condition: Condition, row: Row, pack: Pack) -> bool | None:
+    """Whether a condition holds for one row; None when a missing fact leaves it open."""
+    (key, value), *_ = condition.items()
+    if key == "any":
+        parts = [holds(part, row, pack) for part in value]
+        return True if True in parts else None if None in parts else False
+    if key == "all":
+        parts = [holds(part, row, pack) for part in value]
+        return False if False in parts else None if None in parts else True
+    if key == "not":
+        inner = holds(value, row, pack)
+        return None if inner is None else not inner
+    if key == "class":
+        ((name, outcome),) = value.items()
+        return _classified(name, outcome, row, pack)
+    number = row.get(key)
+    if number is None:
+        return None
+    if isinstance(value, bool):
+        return (number >= 0.5) == value
+    grid = pack.document.round.get(key)
+    if grid is not None:
+        number = math.floor(number / grid + 0.5) * grid
+    for comparator, limit in value.items():
+        bound = pack.numbers[limit[1:]] if isinstance(limit, str) else limit
+        if not {"ge": number >= bound, "gt": number > bound, "le": number <= bound, "lt": number < bound}[comparator]:
+            return False
+    return True
+
+
+def _classified(name: str, outcome: str, row: Row, pack: Pack) -> bool | None:
+    verdicts = []
+    for line in pack.document.classifications[name].rows:
+        if outcome not in line:
+            continue
+        guard = holds(line["if"], row, pack)
+        if guard is not False:
+            verdicts.append(holds(line[outcome], row, pack))
+        if guard is True:
+            break
+    if not verdicts:
+        return False
+    return verdicts[0] if all(verdict is verdicts[0] for verdict in verdicts) else None
+
+
+@dataclass
+class State:
+    """One subject's state of one rule; the fields are those of `rules.engine.STATE`."""
+
+    phase: int = Phase.NORMAL
+    first: int = 0
+    last: int = 0
+    deadline: int = 0
+    clears: int = 0
+    last_clear: int = 0
+    weak: bool = False
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event; hit and clear are True, False or None."""
+
+    kind: Kind
+    at: int
+    now: int
+    hit: bool | None = None
+    clear: bool | None = None
+    valid: bool = True
+    urgent: bool = False
+    late: bool = False
+    inhibited: bool = False
+
+
+def advance(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
+    """The state after one event, and what happened."""
+    return _consecutive(timing, state, event) if timing.visits else _confirm(timing, state, event)
+
+
+def _confirm(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
+    match event.kind:
+        case Kind.END:
+            return (State(), Move.CLOSED) if state.phase != Phase.NORMAL else (state, Move.NONE)
+        case Kind.TICK:
+            return _on_tick(timing, state, event)
+        case Kind.URGENT:
+            return _on_hit(timing, state, event, urgent=True)
+    if event.hit is True:
+        return _on_hit(timing, state, event, urgent=event.urgent)
+    if event.hit is False:
+        return _on_miss(timing, state, event)
+    return state, Move.NONE
+
+
+def _is_repeat(timing: Timing, state: State, event: Event) -> bool:
+    return event.valid and timing.apart <= abs(event.at - state.first) <= timing.within
+
+
+def _on_hit(timing: Timing, state: State, event: Event, *, urgent: bool) -> tuple[State, Move]:
+    weak = not event.valid
+    if state.phase == Phase.FIRING:
+        latest = max(state.last, event.at)
+        return State(Phase.FIRING, state.first, latest, 0, 0, state.last_clear, state.weak, state.count), Move.APPENDED
+    if state.phase == Phase.PENDING:
+        latest = max(state.last, event.at)
+        if urgent:
+            return State(Phase.FIRING, state.first, latest, 0, 0, state.last_clear, state.weak, state.count), Move.URGENT
+        if _is_repeat(timing, state, event):
+            return State(Phase.FIRING, state.first, latest, 0, 0, state.last_clear, False, state.count), Move.CONFIRMED
+        first = event.at if event.valid and state.weak else state.first  # the first trustworthy value is what a repeat must confirm
+        still_weak = state.weak and weak
+        return State(Phase.PENDING, first, latest, state.deadline, state.clears, state.last_clear, still_weak, state.count), Move.APPENDED
+    if urgent:
+        return State(Phase.FIRING, event.at, event.at, 0, 0, state.last_clear, weak, state.count), Move.URGENT
+    if event.late:
+        return State(Phase.FIRING, event.at, event.at, 0, 0, state.last_clear, weak, state.count), Move.LATE
+    deadline = event.now + timing.within
+    return State(Phase.PENDING, event.at, event.at, deadline, 0, state.last_clear, weak, state.count), Move.OPENED
+
+
+def _on_miss(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
+    if state.phase == Phase.PENDING and _is_repeat(timing, state, event) and event.at > state.first:
+        return State(
+            Phase.UNCONFIRMED, state.first, state.last, 0, state.clears, state.last_clear, state.weak, state.count
+        ), Move.NOT_CONFIRMED
+    if state.phase != Phase.FIRING or not event.valid or event.at <= state.last:
+        return state, Move.NONE
+    if event.clear is not True:
+        return State(Phase.FIRING, state.first, state.last, 0, 0, state.last_clear, state.weak, state.count), Move.NONE
+    if state.clears and event.at - state.last_clear < SESSION_GAP:
+        return state, Move.NONE  # the same session
+    clears = state.clears + 1
+    held_until = state.last + timing.keep_firing
+    if clears >= timing.sessions and event.now >= held_until:
+        return State(), Move.CLEARED
+    deadline = held_until if clears >= timing.sessions else state.deadline
+    return State(Phase.FIRING, state.first, state.last, deadline, clears, event.at, state.weak, state.count), Move.NONE
+
+
+def _on_tick(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
+    if not state.deadline or event.now < state.deadline:
+        return state, Move.NONE
+    if state.phase == Phase.PENDING:
+        fired = State(Phase.FIRING, state.first, state.last, 0, 0, state.last_clear, state.weak, state.count)
+        return fired, Move.UNVERIFIED if state.weak else Move.DEADLINE
+    if state.phase == Phase.FIRING and state.clears >= timing.sessions:
+        return State(), Move.CLEARED
+    return state, Move.NONE
+
+
+def _consecutive(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
+    firing = state.phase == Phase.FIRING
+    if event.kind == Kind.END:
+        return (State(), Move.CLOSED) if firing else (state, Move.NONE)
+    if event.kind != Kind.MEASUREMENT or not event.valid or event.hit is None:
+        return state, Move.NONE
+    if event.hit is False:
+        if event.at <= state.last:
+            return state, Move.NONE
+        return State(), Move.CLEARED if firing else Move.NONE
+    counted = state.count == 0 or event.at - state.last >= timing.apart
+    count = min(state.count + 1, 1000) if counted else state.count
+    last = event.at if counted else state.last
+    fires = not firing and count >= timing.visits and not event.inhibited
+    after = State(Phase.FIRING if firing or fires else state.phase, last=last, count=count)
+    return after, Move.REPEATED if fires else Move.APPENDED if counted and firing else Move.NONE

@@ -1,0 +1,288 @@
+"""The rules' step in the worker's transaction: events → outcomes → state → alert changes.
+
+Everything that decides is in `rules.condition` and `rules.engine`; here it is fed and its conclusions are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.batch import Batch, Stored
+from rules import alerts, condition, engine, facts, states
+from rules.engine import EVENT, Array, Kind, Move, Phase, Timing
+from rules.pack import FACTS, Pack, Rule, duration
+from vitals.alert import Change, Severity, State, Why
+from vitals.errors import BadInput
+from vitals.floor.database import Connection
+from vitals.metric import METRICS
+
+_WHY = {
+    Move.OPENED: Why.OPENED, Move.CONFIRMED: Why.CONFIRMED, Move.DEADLINE: Why.DEADLINE, Move.UNVERIFIED: Why.UNVERIFIED,
+    Move.URGENT: Why.URGENT, Move.LATE: Why.LATE, Move.REPEATED: Why.REPEATED, Move.NOT_CONFIRMED: Why.NOT_CONFIRMED,
+    Move.APPENDED: Why.APPENDED, Move.CLEARED: Why.CLEARED,
+}  # fmt: skip
+_STATE = {Phase.NORMAL: State.CLEARED, Phase.PENDING: State.PENDING, Phase.FIRING: State.FIRING, Phase.UNCONFIRMED: State.UNCONFIRMED}
+
+# What the movement itself adds to the pack's sentence.
+_SENTENCES = {
+    Why.OPENED: ("请静坐休息后复测", "waiting for a repeat after rest"),
+    Why.CONFIRMED: ("复测确认", "confirmed by a repeat"),
+    Why.DEADLINE: ("到期未复测,自动告警", "no repeat came in time"),
+    Why.UNVERIFIED: ("来源未经验证的危急值:请电话联系并复测", "unverified danger value: call and re-measure"),
+    Why.URGENT: ("伴危险症状、妊娠或哺乳,不等复测", "danger symptom, pregnancy or lactation: no wait for a repeat"),
+    Why.LATE: ("迟到的危急值", "late danger value"),
+    Why.REPEATED: ("", ""),
+    Why.NOT_CONFIRMED: ("复测未确认,请查看两次读数", "the repeat did not confirm; see both readings"),
+}
+_FACT_WORDS = {"age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压"}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One rule ready to run: its conditions as functions of columns."""
+
+    pack: Pack
+    rule: Rule
+    timing: Timing
+    when: condition.Predicate
+    applies: condition.Predicate | None
+    urgent: condition.Predicate | None
+    clear: condition.Predicate | None
+    late_after: timedelta
+    needs: frozenset[str]
+    metrics: frozenset[str]
+
+
+def compile_packs(packs: Sequence[Pack]) -> list[Compiled]:
+    """Every rule of every pack, in order."""
+    return [_compile(pack, rule) for pack in packs for rule in pack.rules]
+
+
+def _compile(pack: Pack, rule: Rule) -> Compiled:
+    def maybe(part: dict[str, Any] | None) -> condition.Predicate | None:
+        return condition.compile_condition(part, pack) if part else None
+
+    reads = condition.names(rule.when, pack)
+    return Compiled(
+        pack, rule, Timing.of(rule), condition.compile_condition(rule.when, pack), maybe(rule.applies), maybe(rule.urgent),
+        maybe(rule.clear.when if rule.clear else None), duration(rule.late_after),
+        frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)),
+    )  # fmt: skip
+
+
+def make_columns(rows: Sequence[Stored], known: dict[str, dict[str, Any]], zone: ZoneInfo) -> dict[str, NDArray[np.float64]]:
+    """Measurements and what is known of their subjects → columns (n,), NaN where absent."""
+    columns = {name: np.full(len(rows), np.nan) for name in (*METRICS, *FACTS)}
+    for number, stored in enumerate(rows):
+        for code, value in stored.measurement.values.items():
+            if not isinstance(value, str):
+                columns[code][number] = value
+        person = known.get(stored.subject, {}) if stored.resident else {}
+        for name, fact in facts.columns(person, stored.measurement.measured_at, zone).items():
+            columns[name][number] = fact
+    return columns
+
+
+def outcomes(compiled: Compiled, rows: Sequence[Stored], columns: dict[str, NDArray[np.float64]], now: datetime) -> Array:
+    """Events (n,) of one rule for measurements: hit, clear, urgent, valid, late."""
+    events = np.zeros(len(rows), EVENT)
+    hit = compiled.when(columns)
+    if compiled.applies is not None:
+        applies = compiled.applies(columns)
+        # an unknown fact never silences a danger rule; any other rule needs to know that it applies
+        hit = np.where(applies == 1 if compiled.timing.visits else applies >= 0, hit, 0)
+    in_scope = np.array([row.measurement.setting in compiled.rule.settings for row in rows], bool)
+    events["hit"] = np.where(in_scope, hit, 0)
+    events["clear"] = compiled.clear(columns) if compiled.clear else 0
+    events["urgent"] = (compiled.urgent(columns) == 1) if compiled.urgent else False
+    events["valid"] = [not row.weak for row in rows]
+    events["at"] = [states.micros(row.measurement.measured_at) for row in rows]
+    events["now"] = states.micros(now)
+    # lateness counts only when the time is certain; estimated and untrusted count as new
+    oldest = now - compiled.late_after
+    events["late"] = [row.measurement.time_quality == "synced" and row.measurement.measured_at < oldest for row in rows]
+    return events
+
+
+class Rules:
+    """The compiled packs; `step` is what the worker runs."""
+
+    def __init__(self, packs: Sequence[Pack], zone: str) -> None:
+        self._rules = compile_packs(packs)
+        self._zone = ZoneInfo(zone)
+        self._danger_symptoms = {name for pack in packs for name in pack.document.symptoms}
+
+    async def step(self, connection: Connection, batch: Batch, now: datetime) -> datetime | None:
+        """Apply the batch and the timers that are due; returns when the next timer is due."""
+        for subject, _by in batch.ended:
+            batch.changes += await alerts.close_all(connection, subject, now)
+        for event in batch.events:
+            if event.kind == "facts" and event.subject is not None:
+                try:
+                    await facts.record(connection, event.subject, event.body["facts"], event.account, now)
+                except BadInput as error:
+                    batch.results[event.intake] = f"refused:{error.reason}"
+        timers = await states.due(connection, now)
+        urgent = [e for e in batch.events if e.kind == "symptoms" and e.subject is not None and self.reported(e.body)]
+        subjects = sorted(
+            {row.subject for row in batch.measurements}
+            | {timer.subject for timer in timers}
+            | {subject for subject, _ in batch.ended}
+            | {e.subject for e in batch.events if e.kind in ("symptoms", "facts") and e.subject is not None}
+        )
+        if subjects:
+            await self._advance(connection, batch, now, subjects, [e.subject for e in urgent if e.subject], [t.subject for t in timers])
+        return await states.next_due(connection)
+
+    def reported(self, body: dict[str, Any]) -> set[str]:
+        """Danger symptoms answered with yes; denied and not asked both count as false for raising."""
+        answers = body.get("answers", {})
+        return {name for name in self._danger_symptoms if answers.get(name) == "yes"}
+
+    async def _advance(
+        self, connection: Connection, batch: Batch, now: datetime, subjects: list[str], urgent: list[str], ticked: list[str]
+    ) -> None:
+        position = {subject: number for number, subject in enumerate(subjects)}
+        rows = batch.measurements
+        known = await facts.read(connection, subjects)
+        columns = make_columns(rows, known, self._zone)
+        state = await states.read(connection, subjects, [compiled.rule.id for compiled in self._rules])
+        before = {rule: array.copy() for rule, array in state.items()}
+        ends = [subject for subject, _ in batch.ended]
+        order = np.array([position[s] for s in (*ends, *urgent, *(r.subject for r in rows), *ticked)], np.int64)
+        first = len(ends) + len(urgent)  # where measurements begin
+        family_phases: dict[str, NDArray[np.uint8]] = {}
+        found: list[tuple[int, int, Change]] = []
+        for rank, compiled in enumerate(self._rules):
+            events = self._events(compiled, rows, columns, now, len(ends), len(urgent), len(ticked))
+            if compiled.rule.inhibited_by in family_phases:
+                events["inhibited"] = np.isin(family_phases[compiled.rule.inhibited_by], (Phase.PENDING, Phase.FIRING))
+            moves, phases = engine.run(compiled.timing, state[compiled.rule.id], order, events)
+            family_phases[compiled.rule.family] = phases
+            for at in np.flatnonzero((moves != Move.NONE) & (moves != Move.CLOSED)):
+                stored = rows[at - first] if first <= at < first + len(rows) else None
+                found.append((int(at), rank, self._change(compiled, subjects[order[at]], Move(moves[at]), Phase(phases[at]), stored, now)))
+            found += self._missing_facts(compiled, rank, rows, columns, events[first : first + len(rows)], first, now)
+        await states.write(connection, subjects, before, state)
+        for _at, _rank, change in sorted(found, key=lambda item: item[:2]):
+            moved = await alerts.move(connection, change)
+            if moved is not None:
+                batch.changes.append(moved)
+        await self._settle_missing_facts(connection, batch, known, now)
+
+    def _events(
+        self,
+        compiled: Compiled,
+        rows: list[Stored],
+        columns: dict[str, NDArray[np.float64]],
+        now: datetime,
+        ends: int,
+        urgent: int,
+        ticks: int,
+    ) -> Array:
+        """Stream order: episodes that people ended, reported symptoms, measurements, ticks."""
+        parts = [np.zeros(ends, EVENT), np.zeros(urgent, EVENT), outcomes(compiled, rows, columns, now), np.zeros(ticks, EVENT)]
+        kinds = (Kind.END, Kind.URGENT, Kind.MEASUREMENT, Kind.TICK)
+        for part, kind in zip(parts, kinds, strict=True):
+            part["kind"] = kind
+            if kind != Kind.MEASUREMENT:
+                part["at"] = part["now"] = states.micros(now)
+                part["valid"] = True
+        if compiled.urgent is None:
+            parts[1]["kind"] = Kind.TICK  # symptoms concern only rules that have an urgent side
+        return np.concatenate(parts)
+
+    def _change(self, compiled: Compiled, subject: str, move: Move, phase: Phase, stored: Stored | None, now: datetime) -> Change:
+        rule, why = compiled.rule, _WHY[move]
+        severity = rule.severity
+        if why is Why.URGENT:
+            severity = rule.severity_urgent
+        elif why is Why.NOT_CONFIRMED:
+            severity = Severity.P3
+        elif why in (Why.LATE, Why.UNVERIFIED):
+            severity = Severity.P2
+        deadline = now + timedelta(microseconds=compiled.timing.within) if why is Why.OPENED else None
+        return Change(
+            subject, rule.family, rule.id, _STATE[phase], severity, why, now,
+            measurement=stored.number if stored else None, deadline=deadline,
+            explanation=explain(compiled, why, stored),
+        )  # fmt: skip
+
+    def _missing_facts(
+        self,
+        compiled: Compiled,
+        rank: int,
+        rows: list[Stored],
+        columns: dict[str, NDArray[np.float64]],
+        events: Array,
+        first: int,
+        now: datetime,
+    ) -> list[tuple[int, int, Change]]:
+        """The result was unknown, and only because a fact is not recorded: ask for it, one item for each person."""
+        found = []
+        for number in np.flatnonzero(events["hit"] == 0):
+            stored = rows[number]
+            row = {name: values[[number]] for name, values in columns.items()}
+            missing = sorted(name for name in compiled.needs if np.isnan(row[name][0]))
+            complete = not any(np.isnan(row[name][0]) for name in compiled.metrics)
+            concerned = stored.resident is not None and stored.measurement.setting in compiled.rule.settings
+            if compiled.applies is not None:
+                concerned &= bool(compiled.applies(row)[0] >= (1 if compiled.timing.visits else 0))
+            if not (concerned and complete and missing and compiled.when(row)[0] == 0):
+                continue
+            words = "、".join(_FACT_WORDS[name] for name in missing)
+            explanation = {"zh": f"请询问并记录:{words}", "en": f"ask and record: {', '.join(missing)}", "facts": missing}
+            explanation |= {"pack": compiled.pack.name, "pack_digest": compiled.pack.digest}
+            change = Change(
+                stored.subject, "missing_fact", compiled.rule.id, State.FIRING, Severity.P4, Why.OPENED, now, explanation=explanation
+            )
+            found.append((first + int(number), rank + 1000, change))
+        return found
+
+    async def _settle_missing_facts(self, connection: Connection, batch: Batch, known: dict[str, dict[str, Any]], now: datetime) -> None:
+        told = {e.subject for e in batch.events if e.kind == "facts" and e.subject}
+        for row in await alerts.open_of(connection, sorted(told), "missing_fact") if told else []:
+            person = facts.columns(known.get(row["subject"], {}), now, self._zone)
+            if all(person[name] == person[name] for name in row["explanation"].get("facts", [])):
+                change = Change(row["subject"], "missing_fact", row["rule"], State.CLEARED, Severity.P4, Why.CLEARED, now)
+                moved = await alerts.move(connection, change)
+                if moved is not None:
+                    batch.changes.append(moved)
+
+
+def explain(compiled: Compiled, why: Why, stored: Stored | None) -> dict[str, Any]:
+    """The sentence for the doctor in both languages, the clause behind it, and which pack said so."""
+    rule, document = compiled.rule, compiled.pack.document
+    source = document.sources[rule.source]
+    told: dict[str, Any] = {
+        "title_zh": rule.zh, "title_en": rule.en, "pack": compiled.pack.name, "pack_digest": compiled.pack.digest,
+        "clause": {"cite": source.cite, "loc": source.loc, "quote": source.quote},
+        "action": {"code": rule.action.code, "zh": rule.action.zh, "en": rule.action.en, "follow_up_days": rule.action.follow_up_days},
+        "thresholds": thresholds(compiled.pack),
+    }  # fmt: skip
+    more_zh, more_en = _SENTENCES.get(why, ("", ""))
+    if stored is not None:
+        # as the device showed it: whole mm[Hg]
+        numbers = {code: f"{value:.0f}" for code, value in stored.measurement.values.items() if not isinstance(value, str)}
+        words = {**dict.fromkeys(METRICS, "—"), **{name: f"{value:g}" for name, value in compiled.pack.numbers.items()}, **numbers}
+        told["zh"] = rule.explain.zh.format_map(words) + (f"。{more_zh}" if more_zh else "")
+        told["en"] = rule.explain.en.format_map(words) + (f"; {more_en}" if more_en else "")
+        if stored.weak:
+            told["weak"] = list(stored.weak)
+        told["measured_at"] = stored.measurement.measured_at.isoformat()
+        told["time_quality"] = stored.measurement.time_quality
+    elif more_zh:
+        told["because_zh"], told["because_en"] = more_zh, more_en
+    return told
+
+
+def thresholds(pack: Pack) -> dict[str, float]:
+    """Lines for a chart: metric → danger threshold."""
+    return {name: pack.numbers[f"danger_{name}"] for name in ("systolic", "diastolic") if f"danger_{name}" in pack.numbers}

@@ -1,0 +1,1 @@
+"""Plumbing that several rooms need: MQTT link, database pool and migrations, process loop, metrics."""

@@ -1,0 +1,95 @@
+"""What a device reports at one moment, and what must be known to trust it.
+
+Times have five names: `device_time` (raw, as the device said it), `measured_at` (aware UTC, corrected),
+`received_at` (gateway clock), `stored_at` (database clock) and the argument `now`. A measurement is identified
+by (device, series, record); its own message's boot and seq serve receipts only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from vitals.metric import METRICS
+
+Setting = Literal["clinic", "kiosk", "home", "wearable", "cuffless", "manual"]
+TimeQuality = Literal["synced", "estimated", "untrusted"]
+Kind = Literal["blood_pressure", "glucose", "pulse_oximetry", "temperature", "weight", "heart_rate", "activity", "coded"]
+
+SETTINGS: tuple[str, ...] = ("clinic", "kiosk", "home", "wearable", "cuffless", "manual")
+WEAK_SETTINGS = frozenset({"manual", "cuffless"})
+WEAK_FLAGS = frozenset({"body_movement", "cuff_too_loose", "improper_position"})
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One report of one device.
+
+    values: metric code → number in the metric's unit, unrounded, or a coded answer (`{"fobt": "positive"}`).
+    codes: metric code → what the device said instead of a number (`NaN`, `NRes`, `+INF`, `HI`, `LO` …).
+    record: the device's own sequence number, else a digest of its raw time and bytes; identity "gateway" means
+    that neither existed and the gateway numbered it. raw: the bytes as hex.
+    """
+
+    device: str
+    kind: Kind
+    record: int | str
+    measured_at: datetime
+    received_at: datetime
+    series: str = "1"
+    device_time: str | None = None
+    time_quality: TimeQuality = "untrusted"
+    setting: Setting = "home"
+    checkin: str | None = None
+    values: dict[str, float | str] = {}
+    codes: dict[str, str] = {}
+    flags: list[str] = []
+    identity: Literal["device", "gateway"] = "device"
+    raw: str = ""
+
+
+def record_digest(device_time: str, raw: bytes) -> str:
+    """Identity of a record whose profile has a clock but no sequence number: 16 hex digits of SHA-256."""
+    return hashlib.sha256(device_time.encode() + b"\0" + raw).hexdigest()[:16]
+
+
+def implausible(values: dict[str, float | str]) -> list[str]:
+    """Reasons why readable values are not believable, in a stable order; empty when they are.
+
+    The value stays what it is: stored, out of means and control, and seen by danger rules as a weak source.
+    """
+    reasons = [
+        f"implausible:{code}"
+        for code, value in sorted(values.items())
+        if not isinstance(value, str) and not METRICS[code].plausible[0] <= value <= METRICS[code].plausible[1]
+    ]
+    systolic, diastolic = values.get("systolic"), values.get("diastolic")
+    if isinstance(systolic, float | int) and isinstance(diastolic, float | int):
+        pulse_pressure = systolic - diastolic
+        if pulse_pressure <= 0:
+            reasons.append("implausible:diastolic_not_below_systolic")
+        elif not 10 <= pulse_pressure <= 150:
+            reasons.append("implausible:pulse_pressure")
+    return reasons
+
+
+def weak_source(measurement: Measurement, bond_protected: bool) -> list[str]:
+    """Why this measurement may never refer anyone by itself; empty when it is a trustworthy source."""
+    reasons = list(implausible(measurement.values))
+    if measurement.setting in WEAK_SETTINGS:
+        reasons.append(f"setting:{measurement.setting}")
+    reasons += [f"flag:{flag}" for flag in measurement.flags if flag in WEAK_FLAGS]
+    if not bond_protected:
+        reasons.append("bond:unprotected")
+    return reasons
+
+
+def is_priority(measurement: Measurement) -> bool:
+    """Whether a gateway must send it ahead of a backlog: danger band, unknown metric, or a code instead of a number."""
+    if measurement.codes:
+        return True
+    return any(
+        isinstance(value, str) or code not in METRICS or METRICS[code].is_priority(value) for code, value in measurement.values.items()
+    )

@@ -1,0 +1,236 @@
+"""The `yizhan` command. Names and outputs are stable: people and checks script against them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from vitals.errors import ConfigError, DecodeError
+from vitals.floor import process
+from vitals.settings import Settings, load
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="yizhan", description="The backend behind smart health stations (智慧健康驿站) and home wearables."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=words, description=words)
+
+    for name, words in (
+        ("up", "start everything on this machine, until Ctrl-C"),
+        ("demo", "one dangerous reading, end to end, bounded in time"),
+    ):
+        command = add(name, words)
+        command.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
+        command.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
+        if name == "up":
+            command.add_argument("--data", type=Path, default=Path(".yizhan"), help="data directory, reused by the next start")
+            command.add_argument("--port", type=int, default=8080)
+        else:
+            command.add_argument("--json", action="store_true", help="the result as one JSON object")
+    for name, words in (
+        ("worker", "process: messages → database, rules, cases"), ("api", "process: HTTP API and console"),
+        ("broker", "process: the MQTT broker and its credentials"), ("migrate", "apply the database's missing migrations"),
+        ("check", "list everything unsafe or broken about this deployment"),
+    ):  # fmt: skip
+        add(name, words)
+    command = add("gateway", "process: Bluetooth → MQTT")
+    command.add_argument("--control", type=Path, help="control socket of the virtual devices (in-process radio only)")
+    command = add("sim", "virtual Bluetooth devices")
+    kinds = command.add_subparsers(dest="kind", required=True)
+    serve = kinds.add_parser("serve", help="a private D-Bus with org.bluez and the devices of a file")
+    serve.add_argument("--devices", type=Path, required=True)
+    serve.add_argument("--bus", type=Path, required=True, help="unix socket of the bus; point DBUS_SYSTEM_BUS_ADDRESS at it")
+    serve.add_argument("--control", type=Path, required=True, help="unix socket for commands, one JSON object a line")
+    command = add("gatt", "decode characteristic values")
+    decode = command.add_subparsers(dest="kind", required=True).add_parser("decode")
+    decode.add_argument("uuid", help="16-bit UUID such as 2A35")
+    decode.add_argument("hex")
+    command = add("rules", "rule packs")
+    lint = command.add_subparsers(dest="kind", required=True).add_parser("lint", help="load packs and run the tests they carry")
+    lint.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
+    command = add("account", "make an account on the running `yizhan up`; prints its token once")
+    command.add_argument("role", choices=("doctor", "admin"))
+    command.add_argument("--data", type=Path, default=Path(".yizhan"))
+    command = add("bench", "benchmarks")
+    latency = command.add_subparsers(dest="kind", required=True).add_parser("latency", help="indication → doctor's event stream")
+    latency.add_argument("--samples", type=int, default=30)
+    latency.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
+    latency.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
+    latency.add_argument("--json", action="store_true")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        return _COMMANDS[chosen.command](chosen)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"configuration: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _progress(line: str) -> None:
+    print(line, flush=True)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _process(body: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    settings = load()
+    return process.run(lambda stop: body(settings, stop), settings.log_level)
+
+
+def _up(chosen: argparse.Namespace) -> int:
+    from yizhan import up
+
+    async def body(stop: asyncio.Event) -> None:
+        await up.run(_progress, stop, data=chosen.data, port=chosen.port, radio=chosen.radio, broker_kind=chosen.broker)
+
+    return process.run(body, "warning")
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from yizhan import demo
+
+    process.log_to_stderr("warning")
+    progress = _to_stderr if chosen.json else _progress
+    result = asyncio.run(demo.run(progress, radio=chosen.radio, broker_kind=chosen.broker))
+    if chosen.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print(result["note"])
+        verdict = "ok" if result["ok"] else "FAILED"
+        states = f"case {result['case']['state']}, alert {result['case']['alert']['state']}"
+        print(f"{states}: {verdict} in {result['seconds']} s over {result['bluetooth']} and {result['broker']}")
+    return 0 if result["ok"] else 1
+
+
+def _worker(_chosen: argparse.Namespace) -> int:
+    from yizhan import compose
+
+    return _process(compose.worker)
+
+
+def _api(_chosen: argparse.Namespace) -> int:
+    from yizhan import compose
+
+    return _process(compose.api)
+
+
+def _broker(_chosen: argparse.Namespace) -> int:
+    from yizhan import broker
+
+    return _process(broker.run)
+
+
+def _gateway(chosen: argparse.Namespace) -> int:
+    settings = load()
+    if settings.radio == "bluez":
+        # straight to the room: an edge gateway has no database driver to import
+        from gateway import service
+
+        return process.run(lambda stop: service.run(settings, stop), settings.log_level)
+    from yizhan import compose
+
+    return process.run(lambda stop: compose.gateway(settings, stop, control=chosen.control), settings.log_level)
+
+
+def _sim(chosen: argparse.Namespace) -> int:
+    from yizhan import compose
+
+    return process.run(lambda stop: compose.simulator(chosen.devices, chosen.bus, chosen.control, stop))
+
+
+def _migrate(_chosen: argparse.Namespace) -> int:
+    from vitals.floor import database
+    from yizhan.compose import ROOMS
+
+    for name in asyncio.run(database.migrate(load().database(), ROOMS)):
+        print(name)
+    return 0
+
+
+def _check(_chosen: argparse.Namespace) -> int:
+    from yizhan import check
+
+    problems = asyncio.run(check.run())
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print("healthy")
+    return 1 if problems else 0
+
+
+def _gatt(chosen: argparse.Namespace) -> int:
+    from vitals import gatt
+
+    try:
+        try:
+            data = bytes.fromhex(chosen.hex)
+        except ValueError:
+            raise DecodeError("not_hex") from None
+        print(json.dumps(gatt.decode_json(chosen.uuid, data), ensure_ascii=False))
+    except DecodeError as error:
+        print(f"{error.reason}: {error.detail}" if error.detail else error.reason, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _rules(chosen: argparse.Namespace) -> int:
+    from rules import pack, trial
+
+    texts = {str(path): path.read_text(encoding="utf-8") for path in chosen.files} if chosen.files else None
+    packs = {name: pack.load(text) for name, text in texts.items()} if texts else {name: pack.load_named(name) for name in pack.shipped()}
+    failures = 0
+    for name, one in packs.items():
+        found = trial.run(one)
+        failures += len(found)
+        print(f"{name}: {len(one.rules)} rules, {len(one.document.tests)} tests, {len(found)} failed")
+        for line in found:
+            print(f"  {line}")
+    return 1 if failures else 0
+
+
+def _account(chosen: argparse.Namespace) -> int:
+    from yizhan import town
+
+    path = chosen.data / "secrets" / "database_url"
+    if not path.exists():
+        raise ConfigError([f"{chosen.data}: no running `yizhan up` keeps its data here"])
+    refers_to = town.DOCTOR if chosen.role == "doctor" else None
+    print(asyncio.run(town.make_login(path.read_text(), chosen.role, refers_to)))
+    return 0
+
+
+def _bench(chosen: argparse.Namespace) -> int:
+    from bench import latency
+
+    process.log_to_stderr("warning")
+    result = asyncio.run(latency.run(_to_stderr, chosen.samples, chosen.radio, chosen.broker))
+    if chosen.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        figures = f"median {result['median']}, p95 {result['p95']}, max {result['max']}"
+        print(f"{result['what']}: {figures} ({result['samples']} samples, {result['bluetooth']})")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "up": _up, "demo": _demo, "worker": _worker, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim, "migrate": _migrate,
+    "check": _check, "gatt": _gatt, "rules": _rules, "account": _account, "bench": _bench,
+}  # fmt: skip

@@ -1,0 +1,66 @@
+"""How rooms become processes: the worker's steps, the order of migrations, the gateway on a simulated radio."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import care.service
+from ingest.batch import Step
+from rules import pack
+from rules.service import Rules
+from vitals.settings import Settings
+
+ROOMS = ("ingest", "rules", "care", "api")  # migrations, in the order of who references whom
+
+
+def steps(settings: Settings) -> list[Step]:
+    """What the worker runs in its transaction, in order."""
+    packs = [pack.load_named(name) for name in pack.shipped()]
+    symptoms = sorted({name for one in packs for name in one.document.symptoms})
+    return [care.service.close_cases, Rules(packs, settings.zone).step, care.service.open_cases, care.service.advise(symptoms)]
+
+
+async def worker(settings: Settings, stop: asyncio.Event) -> None:
+    from ingest import service
+
+    await service.run(settings, steps(settings), stop)
+
+
+async def api(settings: Settings, stop: asyncio.Event) -> None:
+    from api import service
+
+    await service.run(settings, stop)
+
+
+async def gateway(settings: Settings, stop: asyncio.Event, town: Path | None = None, control: Path | None = None) -> None:
+    """The gateway on BlueZ, or, with the in-process radio, together with the virtual devices it reads."""
+    from gateway import service
+
+    if settings.radio == "bluez":
+        await service.run(settings, stop)
+        return
+    from firmware_sim import bleak_backend
+    from firmware_sim.town import Town
+
+    simulated = Town(settings.zone)
+    await simulated.open(read_town(town or settings.devices))
+    bleak_backend.use(simulated.central)
+    server = await simulated.serve(control) if control is not None else None
+    await service.run(settings, stop, bleak_backend.SimScanner, bleak_backend.SimClient)
+    if server is not None:
+        server.close()
+
+
+async def simulator(devices: Path, bus: Path, control: Path, stop: asyncio.Event) -> None:
+    from firmware_sim.town import run_bluez
+
+    await run_bluez(read_town(devices), bus, control, stop)
+
+
+def read_town(path: Path) -> Sequence[dict[str, object]]:
+    """The virtual devices of a file of devices: the simulator plays exactly what the gateway may connect to."""
+    rows: list[dict[str, object]] = json.loads(path.read_text(encoding="utf-8"))
+    return [{"device": row["device"], "address": row["address"]} for row in rows]

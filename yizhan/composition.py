@@ -1,0 +1,264 @@
+"""The embedded composition: every service a process of its own, watched, restarted when it dies, stopped together.
+
+Used by `up`, `demo`, the benchmarks and the fault tests alike, so that what is shown is what is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from firmware_sim.town import Control, dbus_daemon
+from vitals.errors import ConfigError
+from vitals.floor import database
+from vitals.settings import load
+from yizhan import broker, postgres, town
+from yizhan.compose import ROOMS
+
+Progress = Callable[[str], None]
+RESTART_FIRST, RESTART_LONGEST = 0.1, 5.0
+STABLE_AFTER = 10.0
+
+
+def free_port() -> int:
+    """A loopback port nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Service:
+    """One child process. It is restarted when it dies, with back-off, until `stop`."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    signum: signal.Signals = signal.SIGTERM
+    restarts: int = -1
+    process: asyncio.subprocess.Process | None = None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+    _stopping: bool = False
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+        await self.started.wait()
+
+    async def _watch(self) -> None:
+        wait = RESTART_FIRST
+        while not self._stopping:
+            began = time.monotonic()
+            with self.log.open("ab") as log:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.command, env=self.environment, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                )
+            self.restarts += 1
+            self.started.set()
+            await self.process.wait()
+            if self._stopping:
+                return
+            wait = RESTART_FIRST if time.monotonic() - began > STABLE_AFTER else min(wait * 2, RESTART_LONGEST)
+            await asyncio.sleep(wait)
+
+    def send(self, signum: signal.Signals) -> None:
+        """A signal to the process group, children of the child included."""
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signum)
+
+    async def stop(self, patience: float = 10.0) -> None:
+        self._stopping = True
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(self.signum)
+            try:
+                await asyncio.wait_for(self.process.wait(), patience)
+            except TimeoutError:
+                self.send(signal.SIGKILL)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Composition:
+    """All services over one data directory; use `async with`. radio and broker "auto" take the best installed."""
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        progress: Progress = lambda _line: None,
+        radio: str = "auto",
+        broker_kind: str = "auto",
+        api_port: int = 0,
+        log_level: str = "info",
+        resend_after: float = 2.0,
+        gateway_process: bool = True,
+    ) -> None:
+        self.data = data.absolute()
+        self.radio = ("bluez" if dbus_daemon() else "in-process") if radio == "auto" else radio
+        self.broker_kind = broker_kind
+        self.services: dict[str, Service] = {}
+        self.first_start = False
+        self._progress = progress
+        self._log_level = log_level
+        self._resend_after = resend_after
+        self._with_gateway = gateway_process
+        self._run = Path(tempfile.mkdtemp(prefix="yz-"))  # unix sockets need a short path
+        self.control = Control(self._run / "control.sock")
+        self.ports = {"database": free_port(), "mqtt": free_port(), "api": api_port or free_port()}
+        self.url = f"http://127.0.0.1:{self.ports['api']}"
+        self.database_url = ""
+
+    @property
+    def bluetooth(self) -> str:
+        """Which way the gateway reaches the virtual devices."""
+        return "bluez-bridge" if self.radio == "bluez" else "in-process"
+
+    def environment(self, **settings: str | Path | int | float) -> dict[str, str]:
+        """A child's environment: ours without our settings, and the ones given."""
+        base = {name: value for name, value in os.environ.items() if not name.startswith("YIZHAN_")}
+        common: dict[str, str | Path | int | float] = {
+            "data_dir": self.data, "log_level": self._log_level, "mqtt_port": self.ports["mqtt"], "broker_kind": self.broker_kind,
+            "api_port": self.ports["api"], "site": town.SITE, "gateway": town.GATEWAY, "spool": self.data / "spool.db",
+            "devices": self.data / "devices.json", "radio": self.radio, "resend_after": self._resend_after,
+        }  # fmt: skip
+        return base | {f"YIZHAN_{name.upper()}": str(value) for name, value in (common | settings).items()}
+
+    def _file(self, name: str) -> Path:
+        return self.data / "secrets" / name
+
+    async def __aenter__(self) -> Composition:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _start(self) -> None:
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.data / "logs").mkdir(exist_ok=True)
+        await self._start_database()
+        gateway_password = postgres.secret(self._file("gateway"))
+        postgres.secret(self._file("worker"))
+        self.first_start = await town.found(self.database_url, gateway_password)
+        town.write_devices(self.data / "devices.json")
+        backend: dict[str, str | Path] = {
+            "database_url_file": self._file("database_url"),
+            "mqtt_user": "worker",
+            "mqtt_password_file": self._file("worker"),
+        }
+        await self._start_python("broker", self.environment(**backend), "broker")
+        kind = broker.choose(load({"YIZHAN_BROKER_KIND": self.broker_kind}))
+        await self._until(self._port_open("mqtt"), "broker")
+        self._progress(f"消息代理 broker        {kind}, 127.0.0.1:{self.ports['mqtt']}")
+        if self._with_gateway:
+            await self._start_edge()
+        await self._start_python("worker", self.environment(**backend), "worker")
+        await self._until(self._said("worker", "connected to the broker"), "worker")
+        self._progress("处理进程 worker        readings, rules, cases in one transaction")
+        await self._start_python("api", self.environment(**backend), "api")
+        await self._until(self._api_answers, "api")
+        self._progress(f"接口与控制台 api       {self.url}")
+
+    async def _start_database(self) -> None:
+        superuser, application = postgres.secret(self._file("postgres")), postgres.secret(self._file("application"))
+        await postgres.initialise(self.data / "postgres", self._file("postgres"))
+        command = postgres.server_command(self.data / "postgres", self.ports["database"])
+        await self._start_service(Service("database", command, dict(os.environ), self.data / "logs" / "database.log", signal.SIGINT))
+        self.database_url = await postgres.prepare(self.ports["database"], superuser, application)
+        path = self._file("database_url")
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(self.database_url)
+        applied = await database.migrate(self.database_url, ROOMS)
+        self._progress(f"数据库 database        PostgreSQL, 127.0.0.1:{self.ports['database']}, {len(applied)} migrations applied")
+
+    async def _start_edge(self) -> None:
+        extra: dict[str, str | Path] = {"mqtt_user": town.GATEWAY, "mqtt_password_file": self._file("gateway")}
+        environment = self.environment(**extra)
+        sockets = ["--control", str(self._run / "control.sock")]
+        if self.radio == "bluez":
+            bus = self._run / "bus.sock"
+            arguments = ["sim", "serve", "--devices", str(self.data / "devices.json"), "--bus", str(bus), *sockets]
+            await self._start_python("simulator", environment, *arguments)
+            await self._until(self._control_open, "simulator")
+            environment["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={bus}"
+            await self._start_python("gateway", environment, "gateway")
+        else:
+            await self._start_python("gateway", environment, "gateway", *sockets)
+            await self._until(self._control_open, "gateway")
+        await self._until(self._said("gateway", "scanning"), "gateway")
+        self._progress(f"虚拟设备 devices       {len(town.virtual_devices())} virtual cuffs, {self.bluetooth}")
+        self._progress(f"网关 gateway           {town.GATEWAY}, spool at {self.data / 'spool.db'}")
+
+    async def _start_python(self, name: str, environment: dict[str, str], *arguments: str) -> None:
+        command = [sys.executable, "-m", "yizhan", *arguments]
+        await self._start_service(Service(name, command, environment, self.data / "logs" / f"{name}.log"))
+
+    async def _start_service(self, service: Service) -> None:
+        self.services[service.name] = service
+        service.log.unlink(missing_ok=True)  # one log a start; readiness is read from it
+        await service.start()
+
+    def _port_open(self, name: str) -> Callable[[], object]:
+        async def look() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.ports[name])
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        return look
+
+    def _said(self, name: str, message: str) -> Callable[[], object]:
+        async def look() -> bool:
+            return f'"message": "{message}"' in (self.data / "logs" / f"{name}.log").read_text(errors="replace")
+
+        return look
+
+    async def _control_open(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return bool((await self.control.ask(do="list"))["devices"])
+        return False
+
+    async def _api_answers(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"{self.url}/v1/health")).status_code == 200
+        return False
+
+    async def _until(self, ready: Callable[[], object], name: str, patience: float = 60.0) -> None:
+        end = time.monotonic() + patience
+        while not await ready():  # type: ignore[misc]
+            if time.monotonic() > end or self.services[name].restarts > 5:
+                tail = (self.data / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()[-3:]
+                raise ConfigError([f"{name} did not start; its log ends with:", *tail])
+            await asyncio.sleep(0.03)
+
+    async def stop(self) -> None:
+        """Stop everything, the last started first."""
+        for service in reversed(list(self.services.values())):
+            await service.stop()
+        for path in self._run.iterdir():
+            path.unlink()
+        self._run.rmdir()
