@@ -44,7 +44,7 @@ async def _sample(composition: Composition, stream: Stream, client: httpx.AsyncC
         do="measure", device=device, systolic=181 + number % 20, diastolic=112, pulse=80, seconds_ago=number % 40
     )
     sent = await composition.control.ask(do="indicated", device=device, frame=taken["frame"])
-    seen, case = await stream.until(lambda c: alert_state(c) == "pending")
+    seen, case = await stream.until(lambda c: c["care_case"] == number + 1 and alert_state(c) == "pending")
     for action, body in (("acknowledge", {}), ("resolve", {"why": "benchmark"})):
         answer = await client.get(f"{composition.url}/v1/cases/{case['care_case']}")
         version = answer.json()["case"]["version"]

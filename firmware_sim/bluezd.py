@@ -14,7 +14,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +138,7 @@ class FakeBluez:
         assert writer is not None
         writer.sock = _PatientSocket(writer.sock)  # type: ignore[assignment]
         self._bus.add_message_handler(self._on_message)
+        await self._watch_clients()
         self._add("/org/bluez", {f"{BLUEZ}.AgentManager1": {}})
         address = self._central.device.random_address.to_string(False)
         self._add(
@@ -156,6 +157,26 @@ class FakeBluez:
         for task in self._tasks:
             task.cancel()
         self._bus.disconnect()
+
+    async def _watch_clients(self) -> None:
+        """Hear of clients that leave the bus: their discovery and their subscriptions end with them."""
+        rule = "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged'"
+        await self._bus.call(
+            Message(
+                destination="org.freedesktop.DBus", path="/org/freedesktop/DBus", interface="org.freedesktop.DBus", member="AddMatch",
+                signature="s", body=[rule],
+            )
+        )  # fmt: skip
+
+    async def _client_left(self, client: str) -> None:
+        if client in self._scanners:
+            await self._stop_discovery(client)
+        for path, attribute in list(self._attributes.items()):
+            if client in attribute.subscribers:
+                with contextlib.suppress(BluezError, KeyError):
+                    await self._unsubscribe(path, client)
+        if self._agent is not None and self._agent[0] == client:
+            self._agent = None
 
     # the object tree
 
@@ -424,16 +445,22 @@ class FakeBluez:
     # D-Bus
 
     def _on_message(self, message: Message) -> bool | None:
+        if message.message_type == MessageType.SIGNAL and message.member == "NameOwnerChanged" and not message.body[2]:
+            self._spawn(self._client_left(message.body[0]))
+            return None
         if message.message_type != MessageType.METHOD_CALL or message.path is None:
             return None
         if message.path != "/" and not message.path.startswith("/org/bluez"):
             return None
         if message.interface not in (PROPERTIES, OBJECTS) and not (message.interface or "").startswith(BLUEZ):
             return None
-        task = asyncio.ensure_future(self._answer(message))
+        self._spawn(self._answer(message))
+        return True
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return True
 
     async def _answer(self, message: Message) -> None:
         try:

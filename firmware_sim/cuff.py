@@ -6,7 +6,6 @@ It forgets a record only when its indication was confirmed, and sends what it re
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,9 +19,6 @@ from bumble.gatt import Service
 from firmware_sim.device import INDICATE, READ, DeviceClock, VirtualDevice, characteristic
 from firmware_sim.link import SimLink
 from vitals.gatt import BloodPressureMeasurement, BloodPressureStatus, DeviceTime
-
-log = logging.getLogger("firmware_sim.cuff")
-
 
 @dataclass(frozen=True, slots=True)
 class Indicated:
@@ -44,6 +40,7 @@ class Cuff(VirtualDevice):
         self._idle = idle
         self._stored = asyncio.Event()
         self._sending: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None
         self.measurement.on("subscription", self._on_subscription)
 
     def services(self) -> list[Service]:
@@ -69,28 +66,40 @@ class Cuff(VirtualDevice):
         await self.wake()
 
     def _on_subscription(self, connection: Connection, _notify: bool, indicate: bool) -> None:
-        if indicate and (self._sending is None or self._sending.done()):
-            self._sending = asyncio.get_running_loop().create_task(self._send_memory(connection))
+        if self._sending is not None:
+            self._sending.cancel()
+        # unsubscribed: nobody listens any more, so keep the rest and hang up after a while
+        work = self._send_memory(connection) if indicate else self._give_up(connection)
+        self._sending = asyncio.get_running_loop().create_task(work)
 
     async def _send_memory(self, connection: Connection) -> None:
-        try:
-            while self.connection is connection:
-                if not self.memory:
-                    self._stored.clear()
-                    try:
-                        await asyncio.wait_for(self._stored.wait(), self._idle)
-                    except TimeoutError:
-                        break
-                    continue
-                frame, at = self.memory[0], time.time()
-                await self.device.indicate_subscriber(connection, self.measurement, frame)
-                self.memory.popleft()
-                if self.on_indicated is not None:
-                    self.on_indicated(Indicated(frame, at))
+        while self.connection is connection:
+            if not self.memory:
+                self._stored.clear()
+                try:
+                    await asyncio.wait_for(self._stored.wait(), self._idle)
+                except TimeoutError:
+                    break
+                continue
+            frame, at = self.memory[0], time.time()
+            await self.device.indicate_subscriber(connection, self.measurement, frame)
+            self.memory.popleft()  # confirmed
+            if self.on_indicated is not None:
+                self.on_indicated(Indicated(frame, at))
+        await self.hang_up()
+
+    async def _give_up(self, connection: Connection) -> None:
+        await asyncio.sleep(self._idle)
+        if self.connection is connection:
             await self.hang_up()
-        except Exception as error:  # noqa: BLE001  a cuff survives whatever the link does to it
-            # the link went away in the middle of an indication: the record stays in memory, advertise again
-            log.info("transfer interrupted", extra={"device": self.name, "error": type(error).__name__})
+
+    def _on_disconnection(self, reason: int) -> None:
+        super()._on_disconnection(reason)
+        if self._sending is not None and self._sending is not asyncio.current_task():
+            self._sending.cancel()  # in the middle of an indication: unconfirmed, so still in memory
         if self.memory:
-            await asyncio.sleep(0.2)
-            await self.wake()
+            self._waking = asyncio.get_running_loop().create_task(self._wake_later())
+
+    async def _wake_later(self) -> None:
+        await asyncio.sleep(0.2)
+        await self.wake()
