@@ -20,6 +20,7 @@ from firmware_sim.device import INDICATE, READ, DeviceClock, VirtualDevice, char
 from firmware_sim.link import SimLink
 from vitals.gatt import BloodPressureMeasurement, BloodPressureStatus, DeviceTime
 
+
 @dataclass(frozen=True, slots=True)
 class Indicated:
     """One confirmed indication: the frame, and when it left (seconds since the epoch)."""

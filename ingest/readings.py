@@ -26,6 +26,9 @@ class Candidate(NamedTuple):
     sent_at: datetime | None
 
 
+Key = tuple[int, str, str]  # device number, series, record
+
+
 class Entry(NamedTuple):
     """What the ledger let through: a number and, after a series break, the series it now belongs to."""
 
@@ -40,7 +43,7 @@ def content_digest(measurement: Measurement) -> bytes:
     return hashlib.sha256(msgspec.json.encode((measurement.values, measurement.codes), order="sorted")).digest()[:16]
 
 
-def _key(candidate: Candidate) -> tuple[int, str, str]:
+def _key(candidate: Candidate) -> Key:
     return candidate.device.device_no, candidate.measurement.series, str(candidate.measurement.record)
 
 
@@ -61,38 +64,44 @@ async def enter(connection: Connection, candidates: Sequence[Candidate]) -> list
     other bytes is kept, as a new series.
     """
     entries: list[Entry] = []
-    remaining = list(candidates)
+    remaining = list(zip(await _numbers(connection, len(candidates)), candidates, strict=True))
     while remaining:
-        first: dict[tuple[int, str, str], Candidate] = {}
-        for candidate in remaining:
-            first.setdefault(_key(candidate), candidate)
-        numbers = await _insert(connection, sorted(first))
-        known = await _digests(connection, [key for key in first if key not in numbers])
-        again: list[Candidate] = []
-        for candidate in remaining:
-            key, digest = _key(candidate), content_digest(candidate.measurement)
-            if key in numbers and first[key] is candidate:
-                entries.append(Entry(numbers[key], candidate))
-            elif digest != (content_digest(first[key].measurement) if key in numbers else known[key]):
-                again.append(_broken(candidate, digest))
-        if numbers:
-            await _note_digests(connection, [(key, content_digest(first[key].measurement)) for key in numbers])
-        remaining = again
+        first: dict[Key, Entry] = {}
+        for number, candidate in remaining:
+            first.setdefault(_key(candidate), Entry(number, candidate))
+        new = await _insert(connection, [(key, first[key].number) for key in sorted(first)])
+        known = await _digests(connection, [key for key in first if key not in new])
+        known |= {key: content_digest(first[key].candidate.measurement) for key in new}
+        await _note_digests(connection, [(key, known[key]) for key in sorted(new)])
+        entries += [first[key] for key in new]
+        digests = [(number, candidate, content_digest(candidate.measurement)) for number, candidate in remaining]
+        remaining = [(number, _broken(candidate, digest)) for number, candidate, digest in digests if digest != known[_key(candidate)]]
     return sorted(entries, key=lambda entry: entry.number)
 
 
-async def _insert(connection: Connection, keys: list[tuple[int, str, str]]) -> dict[tuple[int, str, str], int]:
+async def _numbers(connection: Connection, count: int) -> list[int]:
+    """Numbers in stream order: a measurement with a higher number came later."""
+    if not count:
+        return []
+    cursor = await connection.execute("select nextval('measurement_seq') as n from generate_series(1, %s)", (count,))
+    return [row["n"] for row in await cursor.fetchall()]
+
+
+async def _insert(connection: Connection, keys: list[tuple[Key, int]]) -> set[Key]:
+    """Which of these (sorted) keys were not there yet; the database decides."""
     cursor = await connection.execute(
         "insert into ledger (device_no, series, record, digest, measurement)"
-        " select k.device_no, k.series, k.record, '', nextval('measurement_seq')"
-        " from unnest(%s::bigint[], %s::text[], %s::text[]) with ordinality as k(device_no, series, record, n) order by k.n"
-        " on conflict do nothing returning device_no, series, record, measurement",
-        ([k[0] for k in keys], [k[1] for k in keys], [k[2] for k in keys]),
+        " select k.device_no, k.series, k.record, '', k.number"
+        " from unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[]) with ordinality as k(device_no, series, record, number, n)"
+        " order by k.n on conflict do nothing returning device_no, series, record",
+        ([k[0] for k, _ in keys], [k[1] for k, _ in keys], [k[2] for k, _ in keys], [number for _, number in keys]),
     )
-    return {(row["device_no"], row["series"], row["record"]): row["measurement"] for row in await cursor.fetchall()}
+    return {(row["device_no"], row["series"], row["record"]) for row in await cursor.fetchall()}
 
 
-async def _note_digests(connection: Connection, digests: list[tuple[tuple[int, str, str], bytes]]) -> None:
+async def _note_digests(connection: Connection, digests: list[tuple[Key, bytes]]) -> None:
+    if not digests:
+        return
     await connection.execute(
         "update ledger l set digest = d.digest"
         " from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[]) as d(device_no, series, record, digest)"
@@ -101,7 +110,7 @@ async def _note_digests(connection: Connection, digests: list[tuple[tuple[int, s
     )
 
 
-async def _digests(connection: Connection, keys: list[tuple[int, str, str]]) -> dict[tuple[int, str, str], bytes]:
+async def _digests(connection: Connection, keys: list[Key]) -> dict[Key, bytes]:
     if not keys:
         return {}
     cursor = await connection.execute(

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.ingest.helpers import Clinic
 from vitals.floor import database
 from yizhan import postgres
 from yizhan.compose import ROOMS
@@ -79,3 +80,11 @@ def conninfo(cluster: str, template: str, request: pytest.FixtureRequest) -> Ite
 async def connection(conninfo: str) -> AsyncIterator[database.Connection]:
     async with await database.connect(conninfo) as opened:
         yield opened
+
+
+@pytest.fixture
+async def clinic(conninfo: str) -> AsyncIterator[Clinic]:
+    """The town settled in a fresh database, with a worker that has no broker."""
+    opened = await Clinic(conninfo).open()
+    yield opened
+    await opened.worker.close()

@@ -84,11 +84,24 @@ class Mosquitto:
     def _configuration(self) -> str:
         s, f = self._settings, self._folder
         lines = [
-            f"listener {s.mqtt_port} {s.broker_bind}", "allow_anonymous false", "use_username_as_clientid true",
-            f"password_file {f / 'passwords'}", f"acl_file {f / 'rights'}", "persistence true", f"persistence_location {f}/",
-            "autosave_interval 30", "max_inflight_messages 500", "max_queued_messages 100000", "max_packet_size 524288",
-            "persistent_client_expiration 30d", "set_tcp_nodelay true", "connection_messages false", "log_dest stderr", "log_type error", "log_type warning",
-        ]  # fmt: skip
+            f"listener {s.mqtt_port} {s.broker_bind}",
+            "allow_anonymous false",
+            "use_username_as_clientid true",
+            f"password_file {f / 'passwords'}",
+            f"acl_file {f / 'rights'}",
+            "persistence true",
+            f"persistence_location {f}/",
+            "autosave_interval 30",
+            "persistent_client_expiration 30d",
+            "max_inflight_messages 500",
+            "max_queued_messages 100000",
+            "max_packet_size 524288",
+            "set_tcp_nodelay true",
+            "connection_messages false",
+            "log_dest stderr",
+            "log_type error",
+            "log_type warning",
+        ]
         if os.geteuid() == 0:
             lines.insert(0, "user root")  # else it drops to its own user, who cannot read below a closed folder
         if s.broker_certificate is not None:

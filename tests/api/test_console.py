@@ -1,0 +1,131 @@
+"""The console as the doctor sees it: headless Chromium, the queue live, the case, offline but for our own address."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service as ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.conftest import missing
+from yizhan import town
+from yizhan.composition import Composition
+
+pytestmark = [pytest.mark.services, pytest.mark.browser]
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        missing("browser", "chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(program)
+    for switch in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1180,900",
+                   "--disable-background-networking",
+                   "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'chromium'}"):  # fmt: skip
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=ChromeService(str(driver)))
+    yield opened
+    opened.quit()
+
+
+def requested_hosts(browser: webdriver.Chrome) -> set[str]:
+    hosts = set()
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = urlsplit(message["params"]["request"]["url"])
+            if url.scheme in ("http", "https", "ws", "wss"):
+                hosts.add(url.hostname or "")
+    return hosts
+
+
+async def measure(composition: Composition, device: str, systolic: int, diastolic: int, ago: int) -> None:
+    await composition.control.ask(do="measure", device=device, systolic=systolic, diastolic=diastolic, pulse=88, seconds_ago=ago)
+
+
+async def shown(browser: webdriver.Chrome, what: str, seconds: float = 15) -> None:
+    """Wait until the page's text contains `what`."""
+
+    def text(driver: Any) -> bool:
+        return what in driver.find_element(By.TAG_NAME, "main").text
+
+    await asyncio.to_thread(WebDriverWait(browser, seconds, ignored_exceptions=[Exception]).until, text)
+
+
+async def test_a_dangerous_reading_appears_by_itself_and_is_handled_in_the_console(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    async with Composition(tmp_path / "data") as composition:
+        token = await town.make_login(composition.database_url, "doctor", town.DOCTOR)
+        await asyncio.to_thread(browser.get, composition.url + "/")
+        assert "登录" in browser.title
+        browser.find_element(By.ID, "token").send_keys("yz_wrong")
+        await asyncio.to_thread(browser.find_element(By.CSS_SELECTOR, "main button").click)
+        await shown(browser, "令牌不对")
+        browser.find_element(By.ID, "token").send_keys(token)
+        await asyncio.to_thread(browser.find_element(By.CSS_SELECTOR, "main button").click)
+        await shown(browser, "目前没有待办")
+        await shown(browser, "实时更新中")
+
+        # the page is not touched from here on: what appears, appears by itself
+        await measure(composition, town.PEOPLE[0][3], 186, 112, 120)
+        await shown(browser, "186/112")
+        await shown(browser, "待复测")
+        await measure(composition, town.PEOPLE[1][3], 168, 111, 60)
+        await shown(browser, "168/111")
+        await measure(composition, town.PEOPLE[0][3], 188, 113, 0)
+        await shown(browser, "复测确认")
+        await shown(browser, "告警")
+        if target := os.environ.get("YIZHAN_SCREENSHOT_DIR"):
+            browser.save_screenshot(str(Path(target) / "queue.png"))
+
+        await asyncio.to_thread(browser.find_element(By.PARTIAL_LINK_TEXT, town.PEOPLE[0][0]).click)
+        await shown(browser, "和(或)舒张压≥110mmHg")  # the clause
+        chart = browser.find_element(By.CSS_SELECTOR, ".chart svg")
+        assert "2 次测量" in chart.get_attribute("aria-label")
+        drawn = chart.find_elements(By.CSS_SELECTOR, ".threshold")
+        assert {line.get_attribute("data-metric") for line in drawn} == {"systolic", "diastolic"}
+        assert len(chart.find_elements(By.TAG_NAME, "circle")) == 4
+        raw = browser.find_element(By.CSS_SELECTOR, "table code").text
+        assert raw.startswith("1eba0070"), "the bytes the alert came from"
+        await press(browser, "acknowledge")
+        await shown(browser, "已知悉")
+        await press(browser, "claim")
+        await shown(browser, "处理中")
+        if target:
+            browser.set_window_size(1180, 1700)
+            browser.save_screenshot(str(Path(target) / "case.png"))
+        fill(browser, "refer", hospital="市第一医院", why="血压危急值,复测确认")
+        await press(browser, "refer")
+        await shown(browser, "已转诊")
+        await shown(browser, "随访截止")
+        fill(browser, "resolve", why="已电话随访,转诊完成")
+        await press(browser, "resolve")
+        await asyncio.to_thread(browser.get, composition.url + "/console/queue")
+        await shown(browser, "168/111")
+        assert "186/112" not in browser.find_element(By.TAG_NAME, "main").text
+        assert requested_hosts(browser) <= {"127.0.0.1"}
+
+
+def _form(browser: webdriver.Chrome, action: str) -> Any:
+    return browser.find_element(By.CSS_SELECTOR, f'form[action$="/{action}"]')
+
+
+def fill(browser: webdriver.Chrome, action: str, **fields: str) -> None:
+    for name, text in fields.items():
+        _form(browser, action).find_element(By.NAME, name).send_keys(text)
+
+
+async def press(browser: webdriver.Chrome, action: str) -> None:
+    await asyncio.to_thread(_form(browser, action).find_element(By.TAG_NAME, "button").click)

@@ -1,0 +1,172 @@
+"""The vectorised path and the plain reference agree, on random input and on every boundary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rules import condition, engine, pack, reference, trial
+from rules.engine import EVENT, SESSION_GAP, STATE, Kind, Timing
+from vitals.errors import ConfigError
+from vitals.metric import METRICS
+
+PACK = pack.load_named("cn.nbphs3.htn")
+MINUTE = 60_000_000
+START = 1_700_000_000_000_000
+
+# both sides of every number of the pack, half steps of the grid, and what is unknown
+PRESSURES = st.one_of(
+    st.none(),
+    st.sampled_from([n + d for n in (90, 100, 110, 140, 150, 170, 180) for d in (-1, -0.51, -0.5, -0.49, 0, 0.49, 0.5, 1)]),
+    st.floats(0, 400),
+)
+ROWS = st.fixed_dictionaries(
+    {
+        "systolic": PRESSURES,
+        "diastolic": PRESSURES,
+        "age_years": st.one_of(st.none(), st.sampled_from([17, 18, 64, 65, 80])),
+        "pregnant": st.sampled_from([None, 0, 1]),
+        "lactating": st.sampled_from([None, 0, 1]),
+        "hypertension": st.sampled_from([None, 0, 1]),
+    }
+)
+TRUTH = {True: 1, None: 0, False: -1}
+
+
+def every_condition() -> list[pack.Condition]:
+    found = []
+    for rule in PACK.rules:
+        found += [part for part in (rule.when, rule.applies, rule.urgent, rule.clear.when if rule.clear else None) if part]
+    return found
+
+
+@given(st.lists(ROWS, min_size=1, max_size=20))
+def test_conditions_agree_with_the_reference(rows: list[dict[str, float | None]]) -> None:
+    columns = {name: np.array([np.nan if row[name] is None else float(row[name]) for row in rows]) for name in rows[0]}
+    for one in every_condition():
+        vector = condition.compile_condition(one, PACK)(columns)
+        assert vector.tolist() == [TRUTH[reference.holds(one, row, PACK)] for row in rows]
+
+
+EVENTS = st.builds(
+    reference.Event,
+    kind=st.sampled_from([Kind.MEASUREMENT] * 6 + [Kind.TICK, Kind.TICK, Kind.URGENT, Kind.END]),
+    at=st.integers(-40, 40).map(lambda n: START + n * MINUTE // 2),
+    now=st.integers(0, 2000).map(lambda n: START + n * MINUTE),
+    hit=st.sampled_from([True, False, None]),
+    clear=st.sampled_from([True, True, False, None]),
+    valid=st.sampled_from([True, True, True, False]),
+    urgent=st.sampled_from([False, False, False, True]),
+    late=st.sampled_from([False, False, False, True]),
+    inhibited=st.booleans(),
+)
+TIMINGS = [Timing.of(rule) for rule in PACK.rules] + [Timing(within=5 * MINUTE, apart=MINUTE, keep_firing=3 * MINUTE, sessions=1)]
+
+
+@pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "short"])
+@given(events=st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=60))
+@settings(max_examples=400)
+def test_the_state_machine_agrees_with_the_reference(timing: Timing, events: list[tuple[int, reference.Event]]) -> None:
+    states = [reference.State() for _ in range(4)]
+    moves, phases = [], []
+    for subject, event in events:
+        states[subject], move = reference.advance(timing, states[subject], event)
+        moves.append(move)
+        phases.append(states[subject].phase)
+    array = np.zeros(len(events), EVENT)
+    for number, (_, event) in enumerate(events):
+        array[number] = (
+            event.kind,
+            TRUTH[event.hit],
+            TRUTH[event.clear],
+            event.valid,
+            event.urgent,
+            event.late,
+            event.inhibited,
+            event.at,
+            event.now,
+        )
+    state = np.zeros(4, STATE)
+    found_moves, found_phases = engine.run(timing, state, np.array([s for s, _ in events], np.int64), array)
+    assert found_moves.tolist() == [int(move) for move in moves]
+    assert found_phases.tolist() == [int(phase) for phase in phases]
+    for number, expected in enumerate(states):
+        got = {name: state[number][name].item() for name in STATE.names or ()}
+        assert got == {name: getattr(expected, name) for name in STATE.names or ()}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=40), st.integers(1, 39))
+def test_one_batch_or_two_make_no_difference(events: list[tuple[int, reference.Event]], cut: int) -> None:
+    timing = TIMINGS[0]
+    array = np.zeros(len(events), EVENT)
+    for number, (_, e) in enumerate(events):
+        array[number] = (e.kind, TRUTH[e.hit], TRUTH[e.clear], e.valid, e.urgent, e.late, e.inhibited, e.at, e.now)
+    subjects = np.array([s for s, _ in events], np.int64)
+    whole, parts = np.zeros(4, STATE), np.zeros(4, STATE)
+    moves, _ = engine.run(timing, whole, subjects, array)
+    first, _ = engine.run(timing, parts, subjects[:cut], array[:cut])
+    second, _ = engine.run(timing, parts, subjects[cut:], array[cut:])
+    assert whole.tolist() == parts.tolist()
+    assert moves.tolist() == first.tolist() + second.tolist()
+
+
+def test_every_shipped_pack_passes_the_tests_it_carries() -> None:
+    for name in pack.shipped():
+        assert trial.run(pack.load_named(name)) == []
+
+
+def test_every_danger_number_with_all_clamps_lies_inside_the_gateways_priority_band() -> None:
+    for name in pack.shipped():
+        numbers = pack.danger_numbers(pack.load_named(name))
+        assert numbers
+        for metric, comparator, number in numbers:
+            assert comparator in ("ge", "gt", "le", "lt")
+            assert METRICS[metric].is_priority(number), f"{metric} {comparator} {number}"
+
+
+def test_a_centres_numbers_move_only_towards_safety() -> None:
+    text = (pack.files("rules") / "packs" / "cn.nbphs3.htn.yaml").read_text(encoding="utf-8")
+    assert pack.load(text, {"danger_systolic": 160}).numbers["danger_systolic"] == 160
+    assert pack.load(text, {"danger_systolic": 220}).numbers["danger_systolic"] == 180
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("pack: cn.nbphs3.htn", "pack: cn.nbphs3.htn\npack: other"), "given twice"),
+        (("family: bp_danger", "family: bp_dnager"), "no family bp_dnager"),
+        (("source: danger\n", "source: nowhere\n"), "no source nowhere"),
+        (("{systolic: {ge: $danger_systolic}}", "{systolic: {ge: $danger_sytolic}}"), "no parameter $danger_sytolic"),
+        (("{systolic: {ge: $danger_systolic}}", "{systolic: {over: 180}}"), "no comparator over"),
+        (("{systolic: {ge: $danger_systolic}}", "{sistolic: {ge: 180}}"), "neither a metric nor a fact"),
+        (("within: 15m", "within: 15"), "Expected `str`"),
+        (("severity: P2", "severity: P9"), "P9"),
+        (("value: 180", "value: 200"), "outside its clamp"),
+        (("inhibited_by: bp_danger", "inhibited_bye: bp_danger"), "unknown field"),
+        (("pack: cn.nbphs3.htn", "pack: !!python/object:os.system cn"), "not YAML"),
+    ],
+)
+def test_a_pack_with_a_fault_is_refused_whole(change: tuple[str, str], words: str) -> None:
+    text = (pack.files("rules") / "packs" / "cn.nbphs3.htn.yaml").read_text(encoding="utf-8")
+    assert change[0] in text
+    with pytest.raises(ConfigError) as error:
+        pack.load(text.replace(change[0], change[1], 1))
+    assert any(words in problem for problem in error.value.problems)
+
+
+def test_all_faults_of_a_pack_are_told_at_once() -> None:
+    text = (pack.files("rules") / "packs" / "cn.nbphs3.htn.yaml").read_text(encoding="utf-8")
+    broken = (
+        text.replace("family: bp_danger", "family: nothing", 1)
+        .replace("source: control", "source: nowhere")
+        .replace("value: 110", "value: 300")
+    )
+    with pytest.raises(ConfigError) as error:
+        pack.load(broken)
+    assert len(error.value.problems) == 3
+
+
+def test_sessions_are_ten_minutes() -> None:
+    assert SESSION_GAP == 10 * MINUTE
