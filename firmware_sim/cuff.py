@@ -35,7 +35,6 @@ class Cuff(VirtualDevice):
     def __init__(self, link: SimLink, name: str, address: str, clock: DeviceClock, *, serial: str = "SN0001", idle: float = 1.0) -> None:
         self.measurement = characteristic(0x2A35, INDICATE)
         super().__init__(link, name, address, clock, advertises=[0x1810], serial=serial)
-        self.protect_subscription(self.measurement)
         self.memory: deque[bytes] = deque()
         self.on_indicated: Callable[[Indicated], None] | None = None
         self._idle = idle
@@ -45,6 +44,7 @@ class Cuff(VirtualDevice):
         self.measurement.on("subscription", self._on_subscription)
 
     def services(self) -> list[Service]:
+        self.protect_subscription(self.measurement)
         feature = characteristic(0x2A49, READ, b"\x3f\x00")
         return [Service(UUID.from_16_bits(0x1810), [self.measurement, feature])]
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from bumble import hci
+from bumble.att import ATT_Error
 from bumble.core import UUID, AdvertisingData
 from bumble.device import Connection, Device, DeviceConfiguration
 from bumble.gatt import Characteristic, CharacteristicValue, Descriptor, Service
@@ -27,6 +28,7 @@ WRITE = Characteristic.Properties.WRITE
 NOTIFY = Characteristic.Properties.NOTIFY
 INDICATE = Characteristic.Properties.INDICATE
 CCCD = 0x2902
+WRITE_NOT_PERMITTED = 0x03
 
 
 class BondStore(MemoryKeyStore):  # type: ignore[misc]
@@ -147,6 +149,16 @@ class VirtualDevice:
 
 
 def characteristic(number: int, properties: Characteristic.Properties, value: bytes | CharacteristicValue = b"") -> Characteristic:
-    """A characteristic with the permissions its properties need."""
+    """A characteristic with the permissions its properties need; what is not writable refuses with ATT error 0x03."""
     permissions = (Characteristic.READABLE if properties & READ else 0) | (Characteristic.WRITEABLE if properties & WRITE else 0)
+    if not properties & WRITE:
+        value = CharacteristicValue(read=value.read if isinstance(value, CharacteristicValue) else _constant(value), write=_refuse_write)
     return Characteristic(UUID.from_16_bits(number), properties, Characteristic.Permissions(permissions), value)
+
+
+def _constant(value: bytes) -> Callable[[Connection], bytes]:
+    return lambda _connection: value
+
+
+def _refuse_write(_connection: Connection, _value: bytes) -> None:
+    raise ATT_Error(WRITE_NOT_PERMITTED)

@@ -49,6 +49,8 @@ class Radio:
         self._sessions: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._back_off: dict[str, float] = {}
+        self._connecting = 0
+        self._rescan = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -57,11 +59,35 @@ class Radio:
         try:
             async with scanner:
                 log.info("scanning", extra={"devices": len(self._devices)})
-                await self._failure
+                await asyncio.wait([self._failure, asyncio.ensure_future(self._refresh(scanner))], return_when=asyncio.FIRST_COMPLETED)
+                self._failure.result()
         finally:
             for session in self._sessions.values():
                 session.cancel()
             await asyncio.gather(*self._sessions.values(), return_exceptions=True)
+
+    async def _refresh(self, scanner: BleakScanner) -> None:
+        """Begin the scan anew after sessions, between connection attempts.
+
+        BlueZ reports a known device again only when its data or its signal (by 8 dB) changed; a cuff that wakes
+        up beside the station would go unheard. Stopping the discovery makes it forget the signal.
+        """
+        while True:
+            await self._rescan.wait()
+            for _ in range(100):
+                if not self._connecting:
+                    break
+                await asyncio.sleep(0.1)
+            self._rescan.clear()
+            try:
+                await scanner.stop()
+                await scanner.start()
+            except (BleakError, OSError, EOFError) as error:
+                self._fail(error)  # the adapter or its daemon is gone: the process starts anew
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
     def _seen(self, found: BLEDevice, _advertisement: Any) -> None:
         device = self._devices.get(found.address.upper())
@@ -85,6 +111,7 @@ class Radio:
             log.exception("session failed", extra={"device": device.device})
         metrics.sessions.labels(outcome).inc()
         self._pause(found.address, quiet=outcome == "read")
+        self._rescan.set()
 
     def _pause(self, address: str, *, quiet: bool) -> None:
         """When to look at this device again: at once after a good session, else later each time, with jitter."""
@@ -98,7 +125,12 @@ class Radio:
         options: dict[str, Any] = {"backend": self._client_backend} if self._client_backend else {}
         client = BleakClient(found, disconnected_callback=lambda _client: gone.set(), timeout=CONNECT_TIMEOUT, **options)
         frames = 0
-        async with client:
+        self._connecting += 1
+        try:
+            await client.connect()
+        finally:
+            self._connecting -= 1
+        try:
             await client.pair()
             clock = await self._read_clock(client)
 
@@ -109,18 +141,12 @@ class Radio:
                 try:
                     self._on_frame(device, bytes(data), clock, datetime.now(UTC))
                 except Exception as error:  # noqa: BLE001  handed to `run`, which ends the process with it
-                    if not self._failure.done():
-                        self._failure.set_exception(error)
+                    self._fail(error)
 
             await client.start_notify(gatt.BLOOD_PRESSURE_MEASUREMENT, on_indication)
-            while not gone.is_set():
-                heard.clear()
-                waiting = [asyncio.ensure_future(gone.wait()), asyncio.ensure_future(heard.wait())]
-                done, rest = await asyncio.wait(waiting, timeout=QUIET_LIMIT, return_when=asyncio.FIRST_COMPLETED)
-                for task in rest:
-                    task.cancel()
-                if not done:
-                    break
+            await _until_quiet(gone, heard)
+        finally:
+            await client.disconnect()
         return frames
 
     @staticmethod
@@ -136,3 +162,15 @@ class Radio:
             if shown is not None:
                 return ClockReading(shown.replace(microsecond=current.fraction_256 * 1_000_000 // 256), before + (after - before) / 2)
         return None
+
+
+async def _until_quiet(gone: asyncio.Event, heard: asyncio.Event) -> None:
+    """Until the device hangs up, or says nothing for QUIET_LIMIT."""
+    while not gone.is_set():
+        heard.clear()
+        waiting = [asyncio.ensure_future(gone.wait()), asyncio.ensure_future(heard.wait())]
+        done, rest = await asyncio.wait(waiting, timeout=QUIET_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()
+        if not done:
+            return

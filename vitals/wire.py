@@ -71,7 +71,7 @@ def parse_topic(text: str) -> Topic:
     raise BadInput("bad_topic")
 
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=_NAME.pattern + "$")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=rf"\A{_NAME.pattern}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=64)]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
@@ -91,7 +91,7 @@ class _WireMeasurement(msgspec.Struct, kw_only=True, omit_defaults=True):
     codes: dict[Text, Text] = {}
     flags: Annotated[list[Text], msgspec.Meta(max_length=32)] = []
     identity: str = "device"
-    raw: Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^([0-9a-f]{2})*$")] = ""
+    raw: Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A([0-9a-f]{2})*\Z")] = ""
 
 
 class _WireMessage(msgspec.Struct, kw_only=True):
@@ -121,7 +121,7 @@ def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_MOMENT = re.compile(r"[+-]?\d{4,}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?")
+_MOMENT = re.compile(r"[+-]?(\d{4,})-(\d{2}-\d{2})[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?")
 
 
 def parse_moment(text: str) -> datetime | None:
@@ -129,14 +129,14 @@ def parse_moment(text: str) -> datetime | None:
 
     Raises BadInput `bad_time` for text that is no time at all, or a day that no calendar has.
     """
-    if _MOMENT.fullmatch(text) is None:
+    found = _MOMENT.fullmatch(text)
+    if found is None:
         raise BadInput("bad_time")
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        year, rest = text[:10].split("-", 1)
         try:
-            datetime.fromisoformat(f"{min(int(year), 9999):04d}-{rest[:5]}")
+            datetime.fromisoformat(f"{min(int(found[1]), 9999):04d}-{found[2]}")
         except ValueError:
             raise BadInput("bad_time", "no such day") from None
         return None

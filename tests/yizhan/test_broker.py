@@ -183,7 +183,14 @@ async def test_the_matrix_of_identity_topic_and_action(running: Running, retaine
 
 async def test_nobody_hears_what_is_anothers(running: Running) -> None:
     spy = await running.client("gateway-b")
-    for wanted in (f"{wire.ROOT}/#", "#", "+/+/+/+/+/+", topics("gateway-a")[0][1], topics("gateway-a")[3][1], "$share/g/" + f"{wire.ROOT}/#"):
+    for wanted in (
+        f"{wire.ROOT}/#",
+        "#",
+        "+/+/+/+/+/+",
+        topics("gateway-a")[0][1],
+        topics("gateway-a")[3][1],
+        "$share/g/" + f"{wire.ROOT}/#",
+    ):
         spy.paho.subscribe(wanted, qos=1)
     worker = await running.client("worker")
     gateway = await running.client("gateway-a")

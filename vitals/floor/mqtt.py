@@ -85,7 +85,6 @@ class Link:
         self._unacknowledged: deque[Delivery] = deque()
         self._done: set[int] = set()
         self._shedding = False
-        self._restarting: asyncio.Task[None] | None = None
         self._publishing: dict[int, asyncio.Future[None]] = {}
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=False, manual_ack=True)
         client.username_pw_set(user, password)
@@ -108,8 +107,6 @@ class Link:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._restarting is not None:
-            self._restarting.cancel()
         self._client.disconnect()
         await asyncio.to_thread(self._client.loop_stop)
 
@@ -141,8 +138,16 @@ class Link:
                 self._done.discard(first.mid)
                 self._client.ack(first.mid, first.qos)
             drained = self._shedding and not self._unacknowledged
-        if drained and self._restarting is None:
-            self._restarting = self._loop.create_task(self._restart())
+        if drained:
+            log.warning("window was full; reconnecting for redelivery")
+            self._loop.call_later(0.2, self.reconnect)  # after the acknowledgements just queued have left
+
+    def reconnect(self) -> None:
+        """Drop the connection on purpose; it comes back by itself, and a broker that redelivers does so."""
+        opened = self._client.socket()
+        if isinstance(opened, socket.socket):
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
 
     # what the network thread does
 
@@ -207,14 +212,6 @@ class Link:
         future = self._publishing.pop(mid, None)  # none for a repeat of a former connection
         if future is not None and not future.done():
             future.set_result(None)
-
-    async def _restart(self) -> None:
-        log.warning("window was full; reconnecting for redelivery")
-        self._client.disconnect()
-        await asyncio.to_thread(self._client.loop_stop)
-        self._restarting = None
-        self._client.connect_async(*self._address, keepalive=KEEPALIVE)
-        self._client.loop_start()
 
 
 def _without_delay(_client: paho.Client, _data: Any, opened: Any) -> None:

@@ -1,0 +1,129 @@
+"""Unit and clock are put right once, and honestly."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from gateway import devices
+from gateway.devices import Device
+from gateway.service import Station
+from gateway.translate import ClockReading, blood_pressure, measured_at
+from vitals.errors import BadInput, ConfigError, DecodeError
+from vitals.gatt import BloodPressureMeasurement, DeviceTime
+from vitals.measurement import Measurement
+from vitals.sfloat import Special
+
+ZONE = ZoneInfo("Asia/Shanghai")
+NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)  # 16:00 in Shanghai
+CUFF = Device("cuff-1", "F0:00:00:00:00:01", "blood_pressure", "home")
+
+
+def local(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+@pytest.mark.parametrize(
+    ("device_time", "shown", "expected", "quality"),
+    [
+        ("2026-11-22T15:58:00", "2026-11-22T16:00:00", NOW - timedelta(minutes=2), "synced"),
+        ("2026-11-22T15:48:00", "2026-11-22T15:50:00", NOW - timedelta(minutes=2), "synced"),  # ten minutes slow
+        ("2010-01-01T00:03:00", "2010-01-01T00:05:00", NOW - timedelta(minutes=2), "estimated"),  # factory date, running
+        ("2026-11-22T15:58:00", None, NOW - timedelta(minutes=2), "estimated"),  # no clock to read
+        ("2026-11-23T16:00:00", None, NOW, "untrusted"),  # tomorrow
+        ("2010-01-01T00:03:00", None, NOW, "untrusted"),
+        ("2026-11-22T16:01:00", "2026-11-22T16:00:00", NOW, "synced"),  # a minute ahead: no measurement before it was received
+        (None, "2026-11-22T16:00:00", NOW, "untrusted"),
+    ],
+)
+def test_when_it_was_measured(device_time: str | None, shown: str | None, expected: datetime, quality: str) -> None:
+    told = DeviceTime.of(local(device_time)) if device_time else None
+    clock = ClockReading(local(shown), NOW) if shown else None
+    assert measured_at(told, clock, ZONE, NOW) == (expected, quality)
+
+
+def test_an_unknown_or_impossible_date_is_untrusted() -> None:
+    for raw in (DeviceTime(0, 0, 0, 8, 0, 0), DeviceTime(2026, 2, 30, 8, 0, 0)):
+        assert measured_at(raw, None, ZONE, NOW) == (NOW, "untrusted")
+
+
+def translate(report: BloodPressureMeasurement) -> Measurement:
+    return blood_pressure(bytes(report), CUFF, clock=None, zone=ZONE, received_at=NOW, own_record="boot-1", checkin=None)
+
+
+def test_kilopascal_become_millimetres_without_rounding() -> None:
+    found = translate(BloodPressureMeasurement(24.0, 14.7, Special.NAN, unit="kPa"))
+    assert found.values == {"systolic": 24.0 * 7.50062, "diastolic": 14.7 * 7.50062}
+    assert found.codes == {}
+
+
+def test_a_failed_measurement_is_a_code_never_2047() -> None:
+    found = translate(BloodPressureMeasurement(Special.NAN, Special.NAN, Special.NAN, pulse=Special.NRES))
+    assert found.values == {}
+    assert found.codes == {"systolic": "NaN", "diastolic": "NaN", "pulse": "NRes"}
+
+
+def test_a_mean_of_zero_is_no_mean() -> None:
+    assert "mean_arterial" not in translate(BloodPressureMeasurement(120.0, 80.0, 0.0)).values
+
+
+def test_two_equal_results_of_a_clockless_cuff_stay_two() -> None:
+    report = bytes(BloodPressureMeasurement(120.0, 80.0, 93.0))
+    first, second = (
+        blood_pressure(report, CUFF, clock=None, zone=ZONE, received_at=NOW, own_record=own, checkin=None) for own in ("b-1", "b-2")
+    )
+    assert (first.record, second.record, first.identity) == ("b-1", "b-2", "gateway")
+
+
+def test_the_same_stored_record_has_one_identity_whenever_it_is_fetched() -> None:
+    report = bytes(BloodPressureMeasurement(120.0, 80.0, 93.0, timestamp=DeviceTime(2026, 11, 22, 15, 0, 0)))
+    first, second = (
+        blood_pressure(report, CUFF, clock=clock, zone=ZONE, received_at=at, own_record="unused", checkin=None)
+        for clock, at in ((None, NOW), (ClockReading(local("2026-11-22T16:30:00"), NOW + timedelta(hours=1)), NOW + timedelta(hours=1)))
+    )
+    assert first.record == second.record
+    assert first.measured_at != second.measured_at
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x1e", bytes(40)])
+def test_bytes_that_are_no_measurement_are_refused(frame: bytes) -> None:
+    with pytest.raises(DecodeError):
+        blood_pressure(frame, CUFF, clock=None, zone=ZONE, received_at=NOW, own_record="x", checkin=None)
+
+
+def test_a_checkin_ends_by_command_and_by_time() -> None:
+    station = Station()
+    assert station.checkin(NOW) is None
+    station.obey({"command": "checkin", "checkin": "c-1", "until": "2026-11-22T08:15:00Z"})
+    assert station.checkin(NOW) == "c-1"
+    assert station.checkin(NOW + timedelta(minutes=15)) is None
+    station.obey({"command": "checkout", "checkin": "c-other"})
+    assert station.checkin(NOW) == "c-1"
+    station.obey({"command": "checkout", "checkin": "c-1"})
+    assert station.checkin(NOW) is None
+    for nonsense in (
+        {},
+        {"command": "checkin"},
+        {"command": "checkin", "checkin": "c", "until": "soon"},
+        {"command": "reboot", "checkin": "c"},
+    ):
+        with pytest.raises(BadInput):
+            station.obey(nonsense)
+
+
+def test_every_fault_of_the_device_file_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "devices.json"
+    row = {"device": "cuff-1", "address": "F0:00:00:00:00:01", "kind": "blood_pressure", "setting": "home"}
+    path.write_text(json.dumps([row]))
+    assert list(devices.read(path)) == ["F0:00:00:00:00:01"]
+    path.write_text(json.dumps([row, row, row | {"address": "nowhere"}, row | {"kind": "x", "setting": "y", "colour": "z"}, 7]))
+    with pytest.raises(ConfigError) as error:
+        devices.read(path)
+    assert len(error.value.problems) == 8
+    path.write_text("{")
+    with pytest.raises(ConfigError):
+        devices.read(path)
