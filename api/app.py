@@ -88,4 +88,4 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _operation_id(route: APIRoute) -> str:
-    return route.name
+    return f"{route.tags[0] if route.tags else 'console'}_{route.name}"

@@ -24,7 +24,7 @@ from bumble import core, hci
 from bumble.att import ATT_Error
 from bumble.device import Connection, Peer
 
-from firmware_sim.central import MTU, Central, full_uuid, parse_advertisement
+from firmware_sim.central import MTU, NEEDS_ENCRYPTION, Central, full_uuid, parse_advertisement
 
 _central: Central | None = None
 _scanning = 0
@@ -83,6 +83,12 @@ def _over_the_link(method: Callable[..., Awaitable[Any]]) -> Any:
         if not self.is_connected:
             raise BleakError("Not connected")
         try:
+            try:
+                return await method(self, *arguments, **options)
+            except ATT_Error as error:
+                if error.error_code not in NEEDS_ENCRYPTION or self.is_encrypted:
+                    raise
+            await self.pair()  # as a kernel does when a value asks for encryption
             return await method(self, *arguments, **options)
         except ATT_Error as error:
             raise BleakGATTProtocolError(error.error_code) from error
@@ -117,6 +123,10 @@ class SimClient(BaseBleakClient):
     @property
     def is_connected(self) -> bool:
         return self._connection is not None
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self._connection is not None and bool(self._connection.is_encrypted)
 
     async def connect(self, pair: bool, **options: Any) -> None:
         if self.is_connected:
@@ -203,8 +213,8 @@ class SimClient(BaseBleakClient):
         def heard(value: bytes) -> None:
             callback(bytearray(value))
 
-        await characteristic.obj.subscribe(heard)
-        self._subscriptions[characteristic.handle] = heard
+        # the same function when it is tried again after pairing: bumble keeps a set of them
+        await characteristic.obj.subscribe(self._subscriptions.setdefault(characteristic.handle, heard))
 
     @_over_the_link
     async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:

@@ -24,7 +24,7 @@ from bumble.device import Connection, Peer
 from dbus_fast import BusType, ErrorType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from firmware_sim.central import MTU, Central, full_uuid, parse_advertisement
+from firmware_sim.central import MTU, NEEDS_ENCRYPTION, Central, full_uuid, parse_advertisement
 
 log = logging.getLogger("firmware_sim.bluezd")
 
@@ -71,7 +71,6 @@ _ATT_ERRORS = {
     0x0F: ("NotPermitted", "Not paired"),
     0xFD: ("ImproperlyConfigured", ""),
 }
-_NEEDS_ENCRYPTION = (0x05, 0x0F)
 
 
 def att_error(code: int) -> BluezError:
@@ -403,7 +402,7 @@ class FakeBluez:
             try:
                 return await operation(attribute.item)
             except ATT_Error as error:
-                if attempt == 1 and error.error_code in _NEEDS_ENCRYPTION and not connection.is_encrypted:
+                if attempt == 1 and error.error_code in NEEDS_ENCRYPTION and not connection.is_encrypted:
                     with contextlib.suppress(BluezError):
                         await self._pair(attribute.device)
                         continue

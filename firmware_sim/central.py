@@ -20,6 +20,7 @@ from firmware_sim.link import SimController, SimLink
 
 ADDRESS = "C0:00:00:00:00:01"
 MTU = 517
+NEEDS_ENCRYPTION = (0x05, 0x0F)  # ATT errors that make a host raise security and try once more
 
 
 class Central:
