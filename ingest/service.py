@@ -13,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +37,7 @@ log = logging.getLogger("ingest.service")
 LONGEST_SLEEP = 5.0  # s; a notification is only a hint, so look by ourselves now and then
 RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
 INTAKE_LIMIT = 200
+STOP_GRACE = 5.0  # s for a transaction to finish after the stop signal
 
 
 class Worker:
@@ -305,10 +306,27 @@ async def _consume(worker: Worker, source: Source, link: Link, hint: asyncio.Eve
         first = False
         hint.clear()
         items = source.take(limit)
-        judged = await worker.process(items)
+        judged = await _unless_stopped(worker.process(items), stop)
+        if judged is None:
+            break  # the database stayed away until we were told to stop: nothing is acknowledged, all of it comes again
         source.done(items)
         await _send_receipts(link, judged)
     await worker.close()
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, list[admit.Admitted]], stop: asyncio.Event) -> list[admit.Admitted] | None:
+    """The result of a transaction; None if it could not finish within STOP_GRACE after the stop signal."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        await asyncio.wait([working], timeout=STOP_GRACE)
+    stopping.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    return None
 
 
 async def _sleep(worker: Worker, source: Source, hint: asyncio.Event, stop: asyncio.Event) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -154,7 +154,12 @@ async def test_what_is_anothers_does_not_exist(http: Http) -> None:
         await connection.commit()
     number = await http.clinic.value("select care_case from care_case")
     assert (await http.ask(D, "GET", f"/v1/cases/{number}")).status_code == 200
-    for path in (f"/v1/cases/{number}", f"/v1/residents/{mine}", f"/v1/residents/{mine}/series?metric=systolic", f"/v1/cases/{number}/chart.svg"):
+    for path in (
+        f"/v1/cases/{number}",
+        f"/v1/residents/{mine}",
+        f"/v1/residents/{mine}/series?metric=systolic",
+        f"/v1/cases/{number}/chart.svg",
+    ):
         assert (await http.ask("stranger", "GET", path)).status_code == 404
     assert (await http.ask("stranger", "POST", f"/v1/cases/{number}/acknowledge", {"version": 1})).status_code == 404
     assert (await http.ask("stranger", "GET", "/v1/queue")).json() == []
@@ -311,10 +316,22 @@ async def test_the_doctor_handles_a_case_and_a_double_click_does_nothing(http: H
     first = await http.ask(D, "POST", f"{path}/resolve", {"version": version + 3, "why": "已转诊"})
     second = await http.ask(D, "POST", f"{path}/resolve", {"version": version + 3, "why": "已转诊"})
     await http.clinic.idle()
-    assert {await http.clinic.value("select result from intake where id = %s", a.json()["id"]) for a in (first, second)} == {"applied", "refused:stale_version"}
+    assert {await http.clinic.value("select result from intake where id = %s", a.json()["id"]) for a in (first, second)} == {
+        "applied",
+        "refused:stale_version",
+    }
     view = (await http.ask(D, "GET", path)).json()
     assert (view["case"]["state"], view["alerts"][0]["state"]) == ("resolved", "closed")
-    assert [entry["what"] for entry in view["log"]] == ["opened", "alert", "alert", "paged", "acknowledged", "claimed", "referred", "resolved"]
+    assert [entry["what"] for entry in view["log"]] == [
+        "opened",
+        "alert",
+        "alert",
+        "paged",
+        "acknowledged",
+        "claimed",
+        "referred",
+        "resolved",
+    ]
     assert view["measurements"][0]["raw"] == "1e00"
     assert (await http.ask(D, "GET", "/v1/queue")).json() == []
     await http.clinic.send(message(measurement(190, 112)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -106,7 +107,7 @@ def test_a_message_without_receipt_goes_again_at_growing_intervals() -> None:
         outstanding.sent(one[0], now)
         assert outstanding.select(one, now + 4.9) == []
         times.append(now)
-    assert [b - a for a, b in zip(times, times[1:], strict=False)] == [5, 10, 20, 40, 60]
+    assert [b - a for a, b in itertools.pairwise(times)] == [5, 10, 20, 40, 60]
 
 
 def test_a_reconnection_makes_everything_due_and_a_receipt_nothing() -> None:

@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_refused_with_its_reason(data: bytes, expected: s
     assert reason(data) == expected
 
 
-@pytest.mark.parametrize("cut", [*range(0, 60), 200, 400, -1, -2])
+@pytest.mark.parametrize("cut", [*range(60), 200, 400, -1, -2])
 def test_a_payload_cut_anywhere_is_refused(cut: int) -> None:
     assert reason(payload()[:cut]) in ("not_json", "bad_schema", "no_version")
 

@@ -1,0 +1,101 @@
+"""Routing, paging, and what a person may do with a case."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from care.case import ACTIONS, ENDED, CaseState, next_state, page
+from tests.ingest.helpers import CUFF, Clinic, measurement, message
+from vitals.alert import OPEN_STATES, TRANSITIONS, State, Why, may_move
+from vitals.errors import Refused
+from yizhan import town
+
+NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("state", "why", "case", "last_human", "now", "again"),
+    [
+        (State.PENDING, Why.OPENED, None, None, False, False),  # seen, not paged
+        (State.FIRING, Why.CONFIRMED, CaseState.OPEN, None, True, False),
+        (State.FIRING, Why.LATE, None, None, True, False),
+        (State.UNCONFIRMED, Why.NOT_CONFIRMED, CaseState.OPEN, None, False, False),
+        (State.FIRING, Why.APPENDED, CaseState.OPEN, None, False, False),  # already on its way
+        (State.FIRING, Why.APPENDED, CaseState.ACKNOWLEDGED, NOW - timedelta(minutes=119), False, False),
+        (State.FIRING, Why.APPENDED, CaseState.ACKNOWLEDGED, NOW - timedelta(hours=2), True, True),
+        (State.FIRING, Why.DEADLINE, CaseState.ACKNOWLEDGED, NOW, True, True),  # acknowledged while pending
+        (State.CLEARED, Why.CLEARED, CaseState.CLAIMED, NOW, False, False),
+    ],
+)
+def test_who_is_paged_when(state: State, why: Why, case: CaseState | None, last_human: datetime | None, now: bool, again: bool) -> None:
+    verdict = page(state, why, case, last_human, NOW)
+    assert (verdict.now, verdict.again) == (now, again)
+
+
+def test_nothing_leads_out_of_an_ended_case() -> None:
+    for action in ACTIONS:
+        for state in ENDED:
+            with pytest.raises(Refused):
+                next_state(action, state)
+
+
+@given(st.lists(st.sampled_from(State), max_size=12))
+def test_an_alert_never_comes_back_from_its_end(moves: list[State]) -> None:
+    current: State | None = None
+    for new in moves:
+        if may_move(current, new):
+            assert current is None or current in OPEN_STATES
+            current = new
+    assert set(TRANSITIONS) == {None, *State}
+
+
+@pytest.mark.services
+async def test_the_signed_team_gets_the_case_the_unsigned_go_to_the_stations_duty(clinic: Clinic) -> None:
+    await clinic.run("insert into team values ('other', '别的团队', 'x')")
+    await clinic.run("insert into staff values ('dr-other', '别的医生', 'other')")
+    signed, unsigned, nowhere = [await clinic.resident(person[3]) for person in town.PEOPLE]
+    await clinic.run("update contract set team = 'other' where resident = %s", signed)
+    await clinic.run("update contract set during = daterange('2020-01-01', '2021-01-01') where resident in (%s, %s)", unsigned, nowhere)
+    await clinic.run("update resident set site = null where resident = %s", nowhere)
+    for person in town.PEOPLE:
+        await clinic.send(message(measurement(186, 112, device=person[3])))
+    routes = {
+        row["subject"]: (row["team"], row["routed_by"]) for row in await clinic.rows("select subject, team, routed_by from care_case")
+    }
+    assert routes == {signed: ("other", "contract"), unsigned: (town.TEAM, "duty"), nowhere: ("centre", "duty")}
+
+
+@pytest.mark.services
+async def test_a_case_gathers_everything_open_about_one_person(clinic: Clinic) -> None:
+    await clinic.submit("facts", {"facts": {"birth_date": "1992-01-01"}}, await clinic.resident())
+    await clinic.send(message(measurement(150, 95)), message(measurement(186, 112)))
+    assert await clinic.value("select count(*) from care_case") == 1
+    row = (await clinic.rows("select severity, (select count(*) from case_alert) as alerts from care_case"))[0]
+    assert row == {"severity": "P2", "alerts": 2}
+
+
+@pytest.mark.services
+async def test_acknowledging_a_pending_case_does_not_stop_its_confirmation(clinic: Clinic) -> None:
+    await clinic.send(message(measurement(186, 112, ago=timedelta(minutes=3))))
+    await clinic.run("update care_case set state = 'acknowledged', acknowledged_at = now(), last_human_at = now(), version = version + 1")
+    await clinic.send(message(measurement(188, 113)))
+    assert ((await clinic.alert()) or {})["state"] == "firing"
+    case = (await clinic.rows("select state, paged_at is not null as paged, ack_due_at is not null as due from care_case"))[0]
+    assert case == {"state": "open", "paged": True, "due": True}
+
+
+@pytest.mark.services
+async def test_ending_a_case_with_a_stale_version_ends_nothing(clinic: Clinic) -> None:
+    await clinic.send(message(measurement(186, 112)))
+    await clinic.run("update care_case set state = 'claimed'")
+    body = {"case": 1, "version": 99, "action": "resolve", "why": "x"}
+    assert await clinic.submit("case_end", body, await clinic.resident(CUFF)) == "refused:stale_version"
+    assert ((await clinic.alert()) or {})["state"] == "pending"
+    version = await clinic.value("select version from care_case")
+    assert await clinic.submit("case_end", body | {"version": version}) == "applied"
+    assert ((await clinic.alert()) or {})["state"] == "closed"
+    assert await clinic.value("select count(*) from rule_timer") == 0
