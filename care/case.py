@@ -37,6 +37,7 @@ ACKNOWLEDGE_WITHIN = {
     Severity.P3: timedelta(days=2),
     Severity.P4: timedelta(days=7),
 }
+PAGED = (Severity.P1, Severity.P2)  # what reaches out; P3 and P4 are found in the queue
 PAGE_AGAIN_AFTER = timedelta(hours=2)
 FOLLOW_UP = timedelta(days=14)
 
@@ -57,12 +58,14 @@ class Page:
     again: bool = False
 
 
-def page(state: State, why: Why, case_state: CaseState | None, last_human_at: datetime | None, now: datetime) -> Page:
+def page(
+    state: State, why: Why, severity: Severity, case_state: CaseState | None, last_human_at: datetime | None, now: datetime
+) -> Page:  # fmt: skip
     """Paging by the law: firing pages once; an appended danger value pages again two hours after the last human action.
 
-    A pending alert is seen, not paged; unconfirmed waits for a person without a page.
+    A pending alert is seen, not paged; unconfirmed and everything below P2 wait in the queue without a page.
     """
-    if state is not State.FIRING:
+    if state is not State.FIRING or severity not in PAGED:
         return Page(False)
     if why is not Why.APPENDED:
         return Page(True, again=case_state is not None and case_state is not CaseState.OPEN)

@@ -55,10 +55,10 @@ async def refresh(
         "update care_case c set severity = coalesce((select min(a.severity) from case_alert l join alert a using (alert)"
         "   where l.care_case = c.care_case and a.state in ('pending', 'firing', 'unconfirmed')), c.severity),"
         " paged_at = case when %s then %s else paged_at end,"
-        " ack_due_at = case when %s then least(ack_due_at, %s) else ack_due_at end,"
+        " ack_due_at = least(ack_due_at, %s),"
         " state = case when %s and state = 'acknowledged' then 'open' else state end,"
         " version = version + 1, updated_at = %s where care_case = %s",
-        (paged, now, paged, ack_due, again, now, case),
+        (paged, now, ack_due, again, now, case),
     )
 
 

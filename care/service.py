@@ -55,10 +55,11 @@ async def _join(
     connection: Connection, number: int, team: str, state: CaseState | None, last_human: datetime | None, change: Change, now: datetime
 ) -> None:
     await cases.join_alert(connection, number, change.alert)
-    paging = page(change.state, change.why, state, last_human, now)
+    paging = page(change.state, change.why, change.severity, state, last_human, now)
     shown = state or CaseState.OPEN
     await cases.log(connection, number, now, "system", "alert", shown, shown, change.alert, f"{change.state}:{change.why}")
-    due = now + ACKNOWLEDGE_WITHIN[change.severity] if paging.now else None
+    begins = paging.now or (change.state is State.FIRING and change.why is not Why.APPENDED)
+    due = now + ACKNOWLEDGE_WITHIN[change.severity] if begins else None
     await cases.refresh(connection, number, now, paged=paging.now, again=paging.again, ack_due=due)
     if paging.now:
         await cases.log(connection, number, now, "system", "paged", shown, CaseState.OPEN if paging.again else shown, change.alert)

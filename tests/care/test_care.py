@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from care.case import ACTIONS, ENDED, CaseState, next_state, page
 from tests.ingest.helpers import CUFF, Clinic, measurement, message
-from vitals.alert import OPEN_STATES, TRANSITIONS, State, Why, may_move
+from vitals.alert import OPEN_STATES, TRANSITIONS, Severity, State, Why, may_move
 from vitals.errors import Refused
 from yizhan import town
 
@@ -32,8 +32,13 @@ NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
     ],
 )
 def test_who_is_paged_when(state: State, why: Why, case: CaseState | None, last_human: datetime | None, now: bool, again: bool) -> None:
-    verdict = page(state, why, case, last_human, NOW)
+    verdict = page(state, why, Severity.P2, case, last_human, NOW)
     assert (verdict.now, verdict.again) == (now, again)
+
+
+def test_what_can_wait_pages_nobody() -> None:
+    for severity in (Severity.P3, Severity.P4):
+        assert not page(State.FIRING, Why.REPEATED, severity, None, None, NOW).now
 
 
 def test_nothing_leads_out_of_an_ended_case() -> None:

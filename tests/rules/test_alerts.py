@@ -68,6 +68,7 @@ async def test_a_repeat_that_does_not_confirm_waits_for_a_person_with_both_readi
 async def test_a_repeat_within_the_same_minute_confirms_nothing(clinic: Clinic) -> None:
     await clinic.send(message(measurement(186, 112, ago=timedelta(seconds=30))), message(measurement(187, 112)))
     assert await states(clinic) == [("pending", "opened", "P2"), ("pending", "appended", "P2")]
+    assert ((await clinic.alert()) or {})["deadline"] is not None, "the queue still says until when a repeat is awaited"
 
 
 async def test_a_weak_source_is_never_silent_and_never_refers(clinic: Clinic) -> None:

@@ -175,7 +175,10 @@ class Link:
     def _message_in_thread(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         delivery = Delivery(message.topic, bytes(message.payload), message.qos, message.retain, message.mid, self.epoch)
         with self._ack_lock:
-            if self._shedding or len(self._unacknowledged) >= self._window:
+            if not message.qos and self.deliveries.qsize() >= self._window:
+                metrics.link_shed.inc()  # QoS 0 promises nothing, and must not fill the memory
+                return
+            if message.qos and (self._shedding or len(self._unacknowledged) >= self._window):
                 self._shedding = True
                 metrics.link_shed.inc()
                 return
