@@ -35,11 +35,14 @@ async def move(connection: Connection, change: Change) -> Change | None:
     ended = change.at if change.state in (State.CLEARED, State.CLOSED) else None
     explanation = Jsonb(change.explanation) if change.explanation and change.why is not Why.APPENDED else None
     await connection.execute(
-        "update alert set state = %s, severity = %s, why = case when %s = 'appended' then why else %s end, updated_at = %s,"
-        " ended_at = %s,"
-        " deadline = case when %s = 'appended' then deadline else %s end, explanation = explanation || coalesce(%s, '{}'::jsonb) where alert = %s",
-        (moved.state, severity, change.why, change.why, change.at, ended, change.why, change.deadline, explanation, moved.alert),
-    )
+        "update alert set state = %s, severity = %s, updated_at = %s, ended_at = %s,"
+        " why = case when %s = 'appended' then why else %s end,"
+        " deadline = case when %s = 'appended' then deadline else %s end,"
+        " explanation = explanation || coalesce(%s, '{}'::jsonb) where alert = %s",
+        (
+            moved.state, severity, change.at, ended, change.why, change.why, change.why, change.deadline, explanation, moved.alert,
+        ),
+    )  # fmt: skip
     await _log(connection, moved)
     return moved
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import pwd
 import secrets
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def wrapped(command: list[str]) -> list[str]:
     """A command that ends when we do, outside root's powers if we are root."""
     dying = ["setpriv", "--pdeathsig", "INT", *command]
     if os.geteuid() == 0:
-        return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *dying]
+        # any user this machine knows by name: initdb looks its own user up
+        somebody = next(entry for entry in pwd.getpwall() if entry.pw_uid != 0)
+        return ["unshare", "--user", f"--map-user={somebody.pw_uid}", f"--map-group={somebody.pw_gid}", *dying]
     return dying
 
 
