@@ -19,8 +19,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         h11_max_incomplete_event_size=16384,
     )  # fmt: skip
     server = uvicorn.Server(configuration)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    serving = asyncio.ensure_future(server._serve())
+    serving = asyncio.ensure_future(server._serve())  # `serve` would take the signals that our process loop handles
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():

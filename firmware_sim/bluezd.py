@@ -14,84 +14,38 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from bumble import hci
 from bumble.att import ATT_Error
 from bumble.device import Connection, Peer
-from dbus_fast import BusType, ErrorType, Message, MessageType, Variant
+from dbus_fast import BusType, ErrorType, Message, MessageType
 from dbus_fast.aio import MessageBus
 
+from firmware_sim.bluez import (
+    ADAPTER,
+    BLUEZ,
+    CHARACTERISTIC,
+    DESCRIPTOR,
+    DEVICE,
+    GATT_FLAGS,
+    OBJECTS,
+    PROPERTIES,
+    SERVICE,
+    BluezError,
+    ObjectTree,
+    PatientSocket,
+    att_error,
+)  # fmt: skip
 from firmware_sim.central import MTU, NEEDS_ENCRYPTION, Central, full_uuid, parse_advertisement
 
 log = logging.getLogger("firmware_sim.bluezd")
 
-BLUEZ = "org.bluez"
-ADAPTER, DEVICE, SERVICE, CHARACTERISTIC, DESCRIPTOR = (
-    f"{BLUEZ}.{name}" for name in ("Adapter1", "Device1", "GattService1", "GattCharacteristic1", "GattDescriptor1")
-)
-PROPERTIES = "org.freedesktop.DBus.Properties"
-OBJECTS = "org.freedesktop.DBus.ObjectManager"
 RSSI_STEP = 8  # dB, bluetoothd's RSSI_THRESHOLD
 FORGET_AFTER = 30.0  # s, bluetoothd's TemporaryTimeout
 CONNECT_TIMEOUT = 20.0
-
-SIGNATURES = {
-    "Address": "s", "AddressType": "s", "Name": "s", "Alias": "s", "Class": "u", "Powered": "b", "Discoverable": "b",
-    "Pairable": "b", "Discovering": "b", "UUIDs": "as", "Roles": "as", "Paired": "b", "Bonded": "b", "Trusted": "b",
-    "Blocked": "b", "LegacyPairing": "b", "Connected": "b", "Adapter": "o", "RSSI": "n", "TxPower": "n",
-    "ManufacturerData": "a{qv}", "ServiceData": "a{sv}", "ServicesResolved": "b", "UUID": "s", "Primary": "b",
-    "Device": "o", "Includes": "ao", "Service": "o", "Value": "ay", "Notifying": "b", "NotifyAcquired": "b",
-    "WriteAcquired": "b", "Flags": "as", "MTU": "q", "Characteristic": "o",
-}  # fmt: skip
-GATT_FLAGS = (
-    "broadcast", "read", "write-without-response", "write", "notify", "indicate", "authenticated-signed-writes", "extended-properties",
-)  # fmt: skip
-
-
-class BluezError(Exception):
-    """An error reply: name below org.bluez.Error and the text bluetoothd would give."""
-
-    def __init__(self, name: str, text: str = "") -> None:
-        super().__init__(text)
-        self.name, self.text = f"{BLUEZ}.Error.{name}", text
-
-
-_ATT_ERRORS = {
-    0x02: ("NotPermitted", "Read not permitted"),
-    0x03: ("NotPermitted", "Write not permitted"),
-    0x05: ("NotPermitted", "Not paired"),
-    0x06: ("NotSupported", ""),
-    0x07: ("InvalidArguments", "Invalid offset"),
-    0x08: ("NotAuthorized", ""),
-    0x0C: ("NotPermitted", "Not paired"),
-    0x0D: ("InvalidArguments", "Invalid Length"),
-    0x0F: ("NotPermitted", "Not paired"),
-    0xFD: ("ImproperlyConfigured", ""),
-}
-
-
-def att_error(code: int) -> BluezError:
-    """As bluetoothd's create_gatt_dbus_error does; bleak parses the text of the last form."""
-    return BluezError(*_ATT_ERRORS.get(code, ("Failed", f"Operation failed with ATT error: 0x{code:02x}")))
-
-
-class _PatientSocket:
-    """dbus-fast 5.2.0 takes EAGAIN on a burst for the end of the bus; reporting 0 bytes makes it wait instead."""
-
-    def __init__(self, real: Any) -> None:
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def send(self, data: bytes) -> int:
-        try:
-            return int(self._real.send(data))
-        except BlockingIOError:
-            return 0
 
 
 @dataclass
@@ -124,7 +78,7 @@ class FakeBluez:
         self._central = central
         self._bus = MessageBus(bus_type=BusType.SYSTEM, bus_address=bus_address, negotiate_unix_fd=True)
         self._adapter = f"/org/bluez/{adapter}"
-        self._objects: dict[str, dict[str, dict[str, Any]]] = {}
+        self._tree = ObjectTree(self._bus)
         self._remotes: dict[str, _Remote] = {}
         self._attributes: dict[str, _Attribute] = {}
         self._scanners: set[str] = set()
@@ -135,12 +89,12 @@ class FakeBluez:
         await self._bus.connect()
         writer = self._bus._writer
         assert writer is not None
-        writer.sock = _PatientSocket(writer.sock)  # type: ignore[assignment]
+        writer.sock = PatientSocket(writer.sock)  # type: ignore[assignment]
         self._bus.add_message_handler(self._on_message)
         await self._watch_clients()
-        self._add("/org/bluez", {f"{BLUEZ}.AgentManager1": {}})
+        self._tree.add("/org/bluez", {f"{BLUEZ}.AgentManager1": {}})
         address = self._central.device.random_address.to_string(False)
-        self._add(
+        self._tree.add(
             self._adapter,
             {
                 ADAPTER: {
@@ -177,40 +131,9 @@ class FakeBluez:
         if self._agent is not None and self._agent[0] == client:
             self._agent = None
 
-    # the object tree
-
-    @staticmethod
-    def _variants(properties: dict[str, Any]) -> dict[str, Variant]:
-        def wrap(name: str, value: Any) -> Any:
-            return {key: Variant("ay", data) for key, data in value.items()} if name.endswith("Data") else value
-
-        return {name: Variant(SIGNATURES[name], wrap(name, value)) for name, value in properties.items()}
-
-    def _signal(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
-        message = Message(message_type=MessageType.SIGNAL, path=path, interface=interface, member=member, signature=signature, body=body)
-        self._bus.send(message)
-
-    def _add(self, path: str, interfaces: dict[str, dict[str, Any]]) -> None:
-        self._objects[path] = interfaces
-        body = [path, {name: self._variants(values) for name, values in interfaces.items()}]
-        self._signal("/", OBJECTS, "InterfacesAdded", "oa{sa{sv}}", body)
-
     def _drop(self, path: str) -> None:
-        interfaces = self._objects.pop(path, None)
         self._attributes.pop(path, None)
-        if interfaces is not None:
-            self._signal("/", OBJECTS, "InterfacesRemoved", "oas", [path, list(interfaces)])
-
-    def _set(self, path: str, interface: str, invalidate: Sequence[str] = (), **values: Any) -> None:
-        current = self._objects[path][interface]
-        changed = {name: value for name, value in values.items() if name in ("Value", "RSSI") or current.get(name) != value}
-        gone = [name for name in invalidate if current.pop(name, None) is not None]
-        current.update(changed)
-        if changed or gone:
-            self._signal(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [interface, self._variants(changed), gone])
-
-    def _children(self, path: str) -> list[str]:
-        return [other for other in self._objects if other.startswith(path + "/")]
+        self._tree.drop(path)
 
     # discovery
 
@@ -237,15 +160,15 @@ class FakeBluez:
                 "Trusted": False, "Blocked": False, "LegacyPairing": False, "Connected": False, "UUIDs": data.service_uuids,
                 "Adapter": self._adapter, "ServicesResolved": False,
             }  # fmt: skip
-            self._add(path, {DEVICE: known | values})
+            self._tree.add(path, {DEVICE: known | values})
             return
         self._remotes[path].seen = time.monotonic()
-        current = self._objects[path][DEVICE]
+        current = self._tree.objects[path][DEVICE]
         if data.service_uuids:
             values["UUIDs"] = sorted(set(current["UUIDs"]) | set(data.service_uuids))
         if "RSSI" in current and abs(current["RSSI"] - data.rssi) < RSSI_STEP:
             del values["RSSI"]
-        self._set(path, DEVICE, **values)
+        self._tree.set(path, DEVICE, **values)
 
     async def _start_discovery(self, sender: str) -> None:
         if sender in self._scanners:
@@ -253,7 +176,7 @@ class FakeBluez:
         self._scanners.add(sender)
         if len(self._scanners) == 1:
             await self._central.device.start_scanning(active=True, filter_duplicates=False)
-            self._set(self._adapter, ADAPTER, Discovering=True)
+            self._tree.set(self._adapter, ADAPTER, Discovering=True)
 
     async def _stop_discovery(self, sender: str) -> None:
         if sender not in self._scanners:
@@ -263,20 +186,20 @@ class FakeBluez:
             return
         await self._central.device.stop_scanning()
         for path in self._remotes:
-            self._set(path, DEVICE, invalidate=("RSSI", "TxPower"))
-        self._set(self._adapter, ADAPTER, Discovering=False)
+            self._tree.set(path, DEVICE, invalidate=("RSSI", "TxPower"))
+        self._tree.set(self._adapter, ADAPTER, Discovering=False)
         asyncio.get_running_loop().call_later(FORGET_AFTER, self._forget_temporary)
 
     def _forget_temporary(self) -> None:
         if self._scanners:
             return
         for path in list(self._remotes):
-            state = self._objects[path][DEVICE]
+            state = self._tree.objects[path][DEVICE]
             if not (state["Connected"] or state["Paired"] or state["Trusted"]):
                 self._remove(path)
 
     def _remove(self, path: str) -> None:
-        for child in self._children(path):
+        for child in self._tree.children(path):
             self._drop(child)
         self._remotes.pop(path, None)
         self._drop(path)
@@ -300,7 +223,7 @@ class FakeBluez:
             remote.connecting = None
         remote.connection, remote.peer = connection, Peer(connection)
         connection.on("disconnection", lambda _reason: self._disconnected(path))
-        self._set(path, DEVICE, Connected=True)
+        self._tree.set(path, DEVICE, Connected=True)
         remote.resolving = asyncio.ensure_future(self._resolve(path))
 
     def _disconnected(self, path: str) -> None:
@@ -310,18 +233,18 @@ class FakeBluez:
         remote.connection = None
         if remote.resolving is not None:
             remote.resolving.cancel()
-        for child in self._children(path):
+        for child in self._tree.children(path):
             attribute = self._attributes.get(child)
             if attribute is not None:
                 for opened in attribute.sockets:
                     opened.close()
                 attribute.sockets.clear()
                 attribute.subscribers.clear()
-                if CHARACTERISTIC in self._objects[child] and self._objects[child][CHARACTERISTIC].get("Notifying"):
-                    self._set(child, CHARACTERISTIC, Notifying=False)
-        self._set(path, DEVICE, ServicesResolved=False, Connected=False)
-        if not self._objects[path][DEVICE]["Paired"]:
-            for child in self._children(path):
+                if CHARACTERISTIC in self._tree.objects[child] and self._tree.objects[child][CHARACTERISTIC].get("Notifying"):
+                    self._tree.set(child, CHARACTERISTIC, Notifying=False)
+        self._tree.set(path, DEVICE, ServicesResolved=False, Connected=False)
+        if not self._tree.objects[path][DEVICE]["Paired"]:
+            for child in self._tree.children(path):
                 self._drop(child)
 
     async def _resolve(self, path: str) -> None:
@@ -339,12 +262,12 @@ class FakeBluez:
                 uuids.append(full_uuid(service.uuid))
                 await service.discover_characteristics()
                 await self._publish_service(path, service, connection.att_mtu)
-            self._set(path, DEVICE, UUIDs=sorted(set(self._objects[path][DEVICE]["UUIDs"]) | set(uuids)), ServicesResolved=True)
+            self._tree.set(path, DEVICE, UUIDs=sorted(set(self._tree.objects[path][DEVICE]["UUIDs"]) | set(uuids)), ServicesResolved=True)
 
     async def _publish_service(self, path: str, service: Any, mtu: int) -> None:
         service_path = f"{path}/service{service.handle:04x}"
-        if service_path not in self._objects:
-            self._add(service_path, {SERVICE: {"UUID": full_uuid(service.uuid), "Device": path, "Primary": True, "Includes": []}})
+        if service_path not in self._tree.objects:
+            self._tree.add(service_path, {SERVICE: {"UUID": full_uuid(service.uuid), "Device": path, "Primary": True, "Includes": []}})
         for item in service.characteristics:
             item_path = f"{service_path}/char{item.handle - 1:04x}"  # bluetoothd names the declaration, not the value
             await item.discover_descriptors()
@@ -355,17 +278,17 @@ class FakeBluez:
             if "write-without-response" in flags:
                 values["WriteAcquired"] = False
             self._attributes[item_path] = _Attribute(item, path)
-            if item_path not in self._objects:
-                self._add(item_path, {CHARACTERISTIC: values})
+            if item_path not in self._tree.objects:
+                self._tree.add(item_path, {CHARACTERISTIC: values})
             for descriptor in item.descriptors:
                 descriptor_path = f"{item_path}/desc{descriptor.handle:04x}"
                 self._attributes[descriptor_path] = _Attribute(descriptor, path)
-                if descriptor_path not in self._objects:
+                if descriptor_path not in self._tree.objects:
                     text = {"UUID": full_uuid(descriptor.type), "Characteristic": item_path, "Value": b"", "Flags": []}
-                    self._add(descriptor_path, {DESCRIPTOR: text})
+                    self._tree.add(descriptor_path, {DESCRIPTOR: text})
 
     async def _pair(self, path: str) -> None:
-        if self._objects[path][DEVICE]["Paired"]:
+        if self._tree.objects[path][DEVICE]["Paired"]:
             raise BluezError("AlreadyExists", "Already Exists")
         await self._connect(path)
         connection = self._remotes[path].connection
@@ -377,7 +300,7 @@ class FakeBluez:
             raise BluezError("AuthenticationCanceled", "Authentication Canceled") from None
         except Exception:  # noqa: BLE001  bumble has many ways to refuse a pairing, BlueZ has one
             raise BluezError("AuthenticationFailed", "Authentication Failed") from None
-        self._set(path, DEVICE, Paired=True, Bonded=True)
+        self._tree.set(path, DEVICE, Paired=True, Bonded=True)
 
     async def ask_passkey(self, path: str) -> int | None:
         """Ask the registered agent, as bluetoothd would; None when there is none or it refuses."""
@@ -413,7 +336,7 @@ class FakeBluez:
 
     async def _subscribe(self, path: str, sender: str, *, by_socket: bool) -> tuple[socket.socket, int] | None:
         attribute = self._attributes[path]
-        if not {"notify", "indicate"} & set(self._objects[path][CHARACTERISTIC]["Flags"]):
+        if not {"notify", "indicate"} & set(self._tree.objects[path][CHARACTERISTIC]["Flags"]):
             raise BluezError("NotSupported", "Operation is not supported")
         ours: socket.socket | None = None
         theirs: socket.socket | None = None
@@ -423,7 +346,7 @@ class FakeBluez:
 
         def heard(value: bytes) -> None:
             if ours is None:
-                self._set(path, CHARACTERISTIC, Value=bytes(value))
+                self._tree.set(path, CHARACTERISTIC, Value=bytes(value))
             else:
                 with contextlib.suppress(OSError):
                     ours.send(bytes(value))
@@ -431,15 +354,15 @@ class FakeBluez:
         attribute.subscribers.add(sender)
         attribute.callback = heard
         await self._att(path, lambda item: item.subscribe(heard))
-        self._set(path, CHARACTERISTIC, Notifying=True)
-        return (theirs, int(self._objects[path][CHARACTERISTIC]["MTU"])) if theirs is not None else None
+        self._tree.set(path, CHARACTERISTIC, Notifying=True)
+        return (theirs, int(self._tree.objects[path][CHARACTERISTIC]["MTU"])) if theirs is not None else None
 
     async def _unsubscribe(self, path: str, sender: str) -> None:
         attribute = self._attributes[path]
         attribute.subscribers.discard(sender)
         if not attribute.subscribers:
             await self._att(path, lambda item: item.unsubscribe(attribute.callback))
-            self._set(path, CHARACTERISTIC, Notifying=False)
+            self._tree.set(path, CHARACTERISTIC, Notifying=False)
 
     # D-Bus
 
@@ -484,15 +407,17 @@ class FakeBluez:
         path, body, sender = str(message.path), message.body, str(message.sender)
         nothing: tuple[str, list[Any], list[socket.socket]] = ("", [], [])
         if message.interface == OBJECTS:
-            tree = {where: {name: self._variants(values) for name, values in found.items()} for where, found in self._objects.items()}
+            tree = {
+                where: {name: self._tree.variants(values) for name, values in found.items()} for where, found in self._tree.objects.items()
+            }
             return "a{oa{sa{sv}}}", [tree], []
-        found = self._objects[path]
+        found = self._tree.objects[path]
         if message.interface == PROPERTIES:
             if message.member == "GetAll":
-                return "a{sv}", [self._variants(found[body[0]])], []
+                return "a{sv}", [self._tree.variants(found[body[0]])], []
             if message.member == "Get":
-                return "v", [self._variants({body[1]: found[body[0]][body[1]]})[body[1]]], []
-            self._set(path, body[0], **{body[1]: body[2].value})
+                return "v", [self._tree.variants({body[1]: found[body[0]][body[1]]})[body[1]]], []
+            self._tree.set(path, body[0], **{body[1]: body[2].value})
             return nothing
         match message.member:
             case "RegisterAgent":
@@ -517,7 +442,7 @@ class FakeBluez:
                 await self._pair(path)
             case "ReadValue":
                 value = bytes(await self._att(path, lambda item: item.read_value()))
-                self._set(path, str(message.interface), Value=value)
+                self._tree.set(path, str(message.interface), Value=value)
                 return "ay", [value], []
             case "WriteValue":
                 kind = body[1].get("type")

@@ -56,12 +56,14 @@ class Radio:
     async def run(self) -> None:
         """Until cancelled; raises what `on_frame` raised, because what cannot be made durable must stop the process."""
         scanner = BleakScanner(self._seen, backend=self._scanner_backend) if self._scanner_backend else BleakScanner(self._seen)
+        refreshing = asyncio.ensure_future(self._refresh(scanner))
         try:
             async with scanner:
                 log.info("scanning", extra={"devices": len(self._devices)})
-                await asyncio.wait([self._failure, asyncio.ensure_future(self._refresh(scanner))], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([self._failure, refreshing], return_when=asyncio.FIRST_COMPLETED)
                 self._failure.result()
         finally:
+            refreshing.cancel()
             for session in self._sessions.values():
                 session.cancel()
             await asyncio.gather(*self._sessions.values(), return_exceptions=True)

@@ -70,8 +70,8 @@ class Worker:
         while True:
             try:
                 return await self._halving(items)
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                log.warning("database away, nothing acknowledged", extra={"error": type(error).__name__, "items": len(items)})
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError, Unavailable) as error:
+                log.warning("cannot commit, nothing acknowledged", extra={"error": type(error).__name__, "items": len(items)})
                 if self._connection is not None:
                     with contextlib.suppress(psycopg.Error, OSError):
                         await self._connection.close()
@@ -84,13 +84,13 @@ class Worker:
             return await self._transaction(items)
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
             raise
-        except Exception as error:
+        except Exception:
             if len(items) > 1:
                 middle = len(items) // 2
                 return await self._halving(items[:middle]) + await self._halving(items[middle:])
             log.exception("transaction failed", extra={"items": len(items)})
             if not items:
-                await self._refuse_first_intake(type(error).__name__)
+                await self._intake_one_by_one()
                 return []
         # is it the message, or an intake row that came with it?
         await self._halving([])
@@ -109,20 +109,40 @@ class Worker:
             await quarantine.keep(connection, item, reason, "")
         return judged
 
-    async def _refuse_first_intake(self, reason: str) -> None:
+    async def _intake_one_by_one(self) -> None:
+        """Apply intake rows singly, so that only the one that fails is refused.
+
+        Raises Unavailable when a transaction fails with no input at all (a timer, a bug): then nobody is to blame
+        but us, and everything waits rather than going to quarantine.
+        """
+        while True:
+            try:
+                await self._transaction([], intake_limit=1)
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
+                raise
+            except Exception as error:
+                log.exception("intake row failed")
+                if not await self._refuse_first_intake(type(error).__name__):
+                    raise Unavailable("the steps fail without any input") from error
+            else:
+                if not self.more_intake:
+                    return
+
+    async def _refuse_first_intake(self, reason: str) -> bool:
         connection = await self.connection()
         async with connection.transaction():
             now = await _now(connection)
-            for event in await intake.take(connection, 1):
-                await intake.finish(connection, {event.intake: f"refused:internal:{reason}"}, now)
+            events = await intake.take(connection, 1)
+            await intake.finish(connection, {event.intake: f"refused:internal:{reason}" for event in events}, now)
+        return bool(events)
 
-    async def _transaction(self, items: list[Incoming]) -> list[admit.Admitted]:
+    async def _transaction(self, items: list[Incoming], intake_limit: int = INTAKE_LIMIT) -> list[admit.Admitted]:
         started = time.monotonic()
         connection = await self.connection()
         batch = Batch()
         async with connection.transaction():
             now = await _now(connection)
-            batch.events = await intake.take(connection, INTAKE_LIMIT)
+            batch.events = await intake.take(connection, intake_limit)
             candidates = await self._apply_events(connection, batch)
             judged = [admit.admit(item, now) for item in items]
             candidates += await self._admit(connection, judged)
@@ -136,7 +156,7 @@ class Worker:
             await intake.finish(connection, {e.intake: batch.results.get(e.intake, "applied") for e in batch.events}, now)
         earliest = min((wake for wake in wakes if wake is not None), default=None)
         self._wake_at = None if earliest is None else started + (earliest - now).total_seconds()
-        self.more_intake = len(batch.events) == INTAKE_LIMIT
+        self.more_intake = len(batch.events) == intake_limit
         metrics.batch_seconds.observe(time.monotonic() - started)
         metrics.measurements_stored.inc(len(entries))
         metrics.duplicates.inc(len(candidates) - len(entries))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
-from ingest import attribution, service
+from ingest import attribution, intake, service
 from tests.ingest.helpers import CUFF, TOPIC, Clinic, incoming, measurement, message
 from vitals.floor import database
 from yizhan import town
@@ -212,3 +213,36 @@ async def test_a_message_without_a_transaction_is_never_reported_as_stored(clini
     await clinic.worker.process([incoming(message(measurement()))])
     assert tries == 2
     assert await clinic.value("select count(*) from measurement") == 1
+
+
+async def test_an_intake_row_that_breaks_something_is_refused_alone(clinic: Clinic) -> None:
+    resident = await clinic.resident()
+    rows: list[dict[str, Any]] = [{"facts": {"hypertension": True}}, {"nonsense": 1}, {"facts": {"pregnant": False}}]
+    async with await database.connect(clinic.conninfo) as connection:
+        for body in rows:
+            await intake.submit(connection, "facts", body, "tester", resident)
+        await connection.commit()
+    await clinic.send(message(measurement()))
+    results = await clinic.rows("select result from intake order by intake")
+    assert [row["result"] for row in results] == ["applied", "refused:internal:KeyError", "applied"]
+    assert await clinic.value("select count(*) from measurement") == 1
+    assert await clinic.value("select count(*) from quarantine") == 0
+
+
+async def test_when_our_own_steps_fail_everything_waits_and_nothing_goes_to_quarantine(clinic: Clinic) -> None:
+    real = clinic.worker._steps
+    failing = True
+
+    async def broken(connection: database.Connection, batch: object, now: datetime) -> datetime | None:
+        if failing:
+            raise ZeroDivisionError
+        return None
+
+    clinic.worker._steps = [broken, *real]
+    sending = asyncio.create_task(clinic.send(message(measurement(186, 112))))
+    await asyncio.sleep(0.5)
+    assert not sending.done()
+    failing = False
+    await asyncio.wait_for(sending, 20)
+    assert await clinic.value("select count(*) from quarantine") == 0
+    assert ((await clinic.alert()) or {})["state"] == "pending"
