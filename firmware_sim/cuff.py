@@ -21,6 +21,10 @@ from firmware_sim.link import SimLink
 from vitals.gatt import BloodPressureMeasurement, BloodPressureStatus, DeviceTime
 
 
+# An indication and its confirmation take two connection events on the air, 7.5 ms each at the shortest interval.
+CONNECTION_EVENTS = 0.015
+
+
 @dataclass(frozen=True, slots=True)
 class Indicated:
     """One confirmed indication: the frame, and when it left (seconds since the epoch)."""
@@ -87,6 +91,7 @@ class Cuff(VirtualDevice):
             self.memory.popleft()  # confirmed
             if self.on_indicated is not None:
                 self.on_indicated(Indicated(frame, at))
+            await asyncio.sleep(CONNECTION_EVENTS)
         await self.hang_up()
 
     async def _give_up(self, connection: Connection) -> None:

@@ -13,6 +13,8 @@ import signal
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,10 +34,15 @@ KILLED = ("worker", "broker", "gateway", "database")
 pytestmark = pytest.mark.services
 
 
-async def load_cuffs(composition: Composition) -> dict[str, str]:
-    """Fill the cuffs' memories; returns record → device. The first cuff's values are dangerous, the others' are not."""
+async def measure_a_thousand(composition: Composition, events: dict[int, Callable[[], None]]) -> dict[str, str]:
+    """1,000 measurements, about a hundred a second; `events` happen at their numbers, in the middle of it all.
+
+    Returns record → device. The first cuff's values are dangerous, the others' are not.
+    """
     expected: dict[str, str] = {}
     for number in range(RECORDS):
+        if number in events:
+            events[number]()
         device = CUFFS[number % len(CUFFS)]
         systolic = 185 if device == CUFFS[0] else 120 + number % 15
         answer = await composition.control.ask(
@@ -43,6 +50,7 @@ async def load_cuffs(composition: Composition) -> dict[str, str]:
         )
         frame = bytes.fromhex(answer["frame"])
         expected[record_digest(str(BloodPressureMeasurement.from_bytes(frame).timestamp), frame)] = device
+        await asyncio.sleep(0.008)
     return expected
 
 
@@ -90,8 +98,9 @@ async def check_books(composition: Composition, expected: dict[str, str], *, gat
     assert max(found.values()) == 1, "a record was stored twice"
     assert promised - found.keys() == set(), "a spooled record is missing from the database"
     assert found.keys() - expected.keys() == set(), "a record nobody measured"
-    if not gateway_died:
-        assert found.keys() == expected.keys()
+    # The host confirms an indication before the gateway's code is asked: kill -9 in between costs what was on its way,
+    # at most one record for each connected cuff. Blood-pressure cuffs offer no way to ask again.
+    assert len(expected.keys() - found.keys()) <= (len(CUFFS) if gateway_died else 0)
     async with await database.connect(composition.database_url) as connection:
         rows = await (await connection.execute("select subject, family, state from alert where family = 'bp_danger'")).fetchall()
         assert len(rows) == 1, "one episode, one alert"
@@ -105,10 +114,10 @@ async def test_killing_every_part_in_turn_loses_nothing_and_doubles_nothing(tmp_
     if broker_kind == "mosquitto" and not mosquitto_program():
         missing("mosquitto", "not installed")
     async with Composition(tmp_path / "data", broker_kind=broker_kind, log_level="debug", resend_after=1.0) as composition:
-        expected = await load_cuffs(composition)
-        for victim in KILLED:
-            await asyncio.sleep(1.5)
-            composition.services[victim].send(signal.SIGKILL)
+        kills = {
+            number * RECORDS // 6: partial(composition.services[victim].send, signal.SIGKILL) for number, victim in enumerate(KILLED, 1)
+        }
+        expected = await measure_a_thousand(composition, kills)
         await settle(composition)
         assert all(composition.services[victim].restarts >= 1 for victim in KILLED)
         await check_books(composition, expected, gateway_died=True)
@@ -119,10 +128,12 @@ async def test_a_worker_that_hangs_for_ten_seconds_loses_nothing_and_doubles_not
     if broker_kind == "mosquitto" and not mosquitto_program():
         missing("mosquitto", "not installed")
     async with Composition(tmp_path / "data", broker_kind=broker_kind, log_level="debug", resend_after=1.0) as composition:
-        expected = await load_cuffs(composition)
-        await asyncio.sleep(1.5)
-        composition.services["worker"].send(signal.SIGSTOP)
-        await asyncio.sleep(10)
-        composition.services["worker"].send(signal.SIGCONT)
+        worker = composition.services["worker"]
+
+        def hang() -> None:
+            worker.send(signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(10, worker.send, signal.SIGCONT)
+
+        expected = await measure_a_thousand(composition, {RECORDS // 6: hang})
         await settle(composition)
         await check_books(composition, expected, gateway_died=False)
