@@ -20,7 +20,6 @@ from firmware_sim.device import INDICATE, READ, DeviceClock, VirtualDevice, char
 from firmware_sim.link import SimLink
 from vitals.gatt import BloodPressureMeasurement, BloodPressureStatus, DeviceTime
 
-
 # An indication and its confirmation take two connection events on the air, 7.5 ms each at the shortest interval.
 CONNECTION_EVENTS = 0.015
 
