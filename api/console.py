@@ -151,7 +151,8 @@ async def act(number: int, action: str, request: Request, account: Doctor, conne
         reason = getattr(error, "reason", "not_valid")
         found = await view(connection, account, number)
         return await _case(request, connection, found, words.get(reason) or getattr(error, "detail", "") or reason, 409)
-    return RedirectResponse(f"/console/cases/{number}", 303)
+    # an ended case leaves the queue a moment later, before the doctor's eyes; every other action stays with the case
+    return RedirectResponse("/console/queue" if action in ("resolve", "dismiss") else f"/console/cases/{number}", 303)
 
 
 async def _form(request: Request) -> dict[str, str]:
