@@ -1,7 +1,7 @@
 """A fake bluetoothd: org.bluez on a private D-Bus, its radio a simulated central.
 
 With `DBUS_SYSTEM_BUS_ADDRESS` pointing at the private bus, the gateway's own BlueZ path runs byte for byte
-unmodified: discovery, connection, pairing, GATT, notifications by signal or by file descriptor, the pairing agent.
+unmodified: discovery, connection, pairing, GATT, notifications by signal or by file descriptor.
 It reproduces what bleak and a gateway can notice: object paths built on the declaration handle, RSSI signalled
 from 8 dB up, un-bonded devices forgotten some time after the scan ends, bluetoothd's mapping of ATT errors,
 and pairing raised by the kernel when a value asks for encryption.
@@ -82,7 +82,6 @@ class FakeBluez:
         self._remotes: dict[str, _Remote] = {}
         self._attributes: dict[str, _Attribute] = {}
         self._scanners: set[str] = set()
-        self._agent: tuple[str, str] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -128,8 +127,6 @@ class FakeBluez:
             if client in attribute.subscribers:
                 with contextlib.suppress(BluezError, KeyError):
                     await self._unsubscribe(path, client)
-        if self._agent is not None and self._agent[0] == client:
-            self._agent = None
 
     def _drop(self, path: str) -> None:
         self._attributes.pop(path, None)
@@ -302,17 +299,6 @@ class FakeBluez:
             raise BluezError("AuthenticationFailed", "Authentication Failed") from None
         self._tree.set(path, DEVICE, Paired=True, Bonded=True)
 
-    async def ask_passkey(self, path: str) -> int | None:
-        """Ask the registered agent, as bluetoothd would; None when there is none or it refuses."""
-        if self._agent is None:
-            return None
-        question = Message(
-            destination=self._agent[0], path=self._agent[1], interface=f"{BLUEZ}.Agent1", member="RequestPasskey",
-            signature="o", body=[path],
-        )  # fmt: skip
-        reply = await self._bus.call(question)
-        return int(reply.body[0]) if reply is not None and reply.message_type == MessageType.METHOD_RETURN else None
-
     # GATT
 
     async def _att(self, path: str, operation: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -420,9 +406,7 @@ class FakeBluez:
             self._tree.set(path, body[0], **{body[1]: body[2].value})
             return nothing
         match message.member:
-            case "RegisterAgent":
-                self._agent = (sender, body[0])
-            case "RequestDefaultAgent" | "UnregisterAgent" | "SetDiscoveryFilter":
+            case "RegisterAgent" | "RequestDefaultAgent" | "UnregisterAgent" | "SetDiscoveryFilter":
                 pass
             case "StartDiscovery":
                 await self._start_discovery(sender)

@@ -6,7 +6,6 @@ wants to be bonded and subscribed, sends what it has stored, oldest first, and d
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -143,9 +142,6 @@ class VirtualDevice:
         """Disconnect as a device does when it is done (remote user terminated, 0x13)."""
         if self.connection is not None:
             await self.connection.disconnect(hci.HCI_REMOTE_USER_TERMINATED_CONNECTION_ERROR)
-
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 def characteristic(number: int, properties: Characteristic.Properties, value: bytes | CharacteristicValue = b"") -> Characteristic:

@@ -113,28 +113,30 @@ class Worker:
         """Apply intake rows singly, so that only the one that fails is refused.
 
         Raises Unavailable when a transaction fails with no input at all (a timer, a bug): then nobody is to blame
-        but us, and everything waits rather than going to quarantine.
+        but us, and everything waits rather than being refused or going to quarantine.
         """
-        while True:
+        try:
+            await self._transaction([], intake_limit=0)
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
+            raise
+        except Exception as error:
+            raise Unavailable("the steps fail without any input") from error
+        self.more_intake = True
+        while self.more_intake:
             try:
                 await self._transaction([], intake_limit=1)
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
                 raise
             except Exception as error:
                 log.exception("intake row failed")
-                if not await self._refuse_first_intake(type(error).__name__):
-                    raise Unavailable("the steps fail without any input") from error
-            else:
-                if not self.more_intake:
-                    return
+                await self._refuse_first_intake(type(error).__name__)
 
-    async def _refuse_first_intake(self, reason: str) -> bool:
+    async def _refuse_first_intake(self, reason: str) -> None:
         connection = await self.connection()
         async with connection.transaction():
             now = await _now(connection)
             events = await intake.take(connection, 1)
             await intake.finish(connection, {event.intake: f"refused:internal:{reason}" for event in events}, now)
-        return bool(events)
 
     async def _transaction(self, items: list[Incoming], intake_limit: int = INTAKE_LIMIT) -> list[admit.Admitted]:
         started = time.monotonic()

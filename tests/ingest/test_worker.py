@@ -239,10 +239,15 @@ async def test_when_our_own_steps_fail_everything_waits_and_nothing_goes_to_quar
         return None
 
     clinic.worker._steps = [broken, *real]
+    async with await database.connect(clinic.conninfo) as connection:
+        await intake.submit(connection, "facts", {"facts": {"hypertension": True}}, "tester", await clinic.resident())
+        await connection.commit()
     sending = asyncio.create_task(clinic.send(message(measurement(186, 112))))
     await asyncio.sleep(0.5)
     assert not sending.done()
     failing = False
+    assert await clinic.value("select result from intake") is None, "an innocent row waits as well"
     await asyncio.wait_for(sending, 20)
+    assert await clinic.value("select result from intake") == "applied"
     assert await clinic.value("select count(*) from quarantine") == 0
     assert ((await clinic.alert()) or {})["state"] == "pending"

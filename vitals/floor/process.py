@@ -74,10 +74,3 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], level: str = "info") -
         logging.getLogger("vitals.floor").exception("process failed")
         return 1
     return 0
-
-
-async def wait_or_stop(stop: asyncio.Event, seconds: float) -> bool:
-    """Sleep, but wake at once when asked to stop; returns whether it is time to stop."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-    return stop.is_set()
