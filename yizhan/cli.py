@@ -52,8 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--control", type=Path, required=True, help="unix socket for commands, one JSON object a line")
     command = add("gatt", "decode characteristic values")
     decode = command.add_subparsers(dest="kind", required=True).add_parser("decode")
-    decode.add_argument("uuid", help="16-bit UUID such as 2A35")
+    decode.add_argument("uuid", help="16-bit UUID such as 2A35, or a vendor profile such as xiaomi_scale_v1_adv")
     decode.add_argument("hex")
+    decode.add_argument("--model", default="", help='what this model does differently, e.g. "Beurer BM85"')
+    decode.add_argument("--key", default="", help="bind key of an encrypted advertisement, hex")
+    decode.add_argument("--address", default="", help="sender of an encrypted advertisement, AA:BB:CC:DD:EE:FF")
     command = add("rules", "rule packs")
     lint = command.add_subparsers(dest="kind", required=True).add_parser("lint", help="load packs and run the tests they carry")
     lint.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
@@ -177,14 +180,18 @@ def _check(_chosen: argparse.Namespace) -> int:
 
 
 def _gatt(chosen: argparse.Namespace) -> int:
-    from vitals import gatt
+    from vitals import device_model, gatt
 
+    model = device_model.named(chosen.model)
+    if chosen.model and model is None:
+        print(f"no row for the model {chosen.model!r}: decoded as the profile says", file=sys.stderr)
     try:
         try:
-            data = bytes.fromhex(chosen.hex)
+            data, key = bytes.fromhex(chosen.hex), bytes.fromhex(chosen.key)
         except ValueError:
             raise DecodeError("not_hex") from None
-        print(json.dumps(gatt.decode_json(chosen.uuid, data), ensure_ascii=False))
+        quirks = model.quirks if model is not None else frozenset()
+        print(json.dumps(gatt.decode_json(chosen.uuid, data, quirks, key or None, chosen.address), ensure_ascii=False))
     except DecodeError as error:
         print(f"{error.reason}: {error.detail}" if error.detail else error.reason, file=sys.stderr)
         return 2
