@@ -110,7 +110,7 @@ class BTHome:
     def encrypted(self, key: bytes, address: str, counter: int) -> bytes:
         """The encrypted form, as a sensor with this key sends it."""
         information = _VERSION << 5 | _ENCRYPTED | _TRIGGERED * self.triggered
-        sealed = _cipher(key).encrypt(_nonce(address, information, counter.to_bytes(4, "little")), self._body(), None)
+        sealed: bytes = _cipher(key).encrypt(_nonce(address, information, counter.to_bytes(4, "little")), self._body(), None)
         return unsigned(information) + sealed[:-4] + counter.to_bytes(4, "little") + sealed[-4:]
 
     def values(self) -> dict[str, float]:

@@ -142,9 +142,6 @@ class GlucoseMeasurement:
         value = number(self.concentration)
         milligrams, millimoles = self.mg_dl(), number(self.mmol_l())
         status = self.status if self.status is not None else GlucoseStatus(0)
-        sample = (
-            None if self.sample_type is None else SAMPLE_TYPES[self.sample_type] if self.sample_type < len(SAMPLE_TYPES) else "reserved"
-        )
         return {
             "sequence": self.sequence,
             "base_time": time_text(self.base_time),
@@ -154,8 +151,8 @@ class GlucoseMeasurement:
             "concentration_unit": None if self.concentration is None else self.unit,
             "glucose_mg_dl": milligrams,
             "glucose_mmol_l": None if millimoles is None else round(millimoles, 6),
-            "sample_type": sample,
-            "sample_location": None if self.sample_location is None else SAMPLE_LOCATIONS.get(self.sample_location, "reserved"),
+            "sample_type": _named(SAMPLE_TYPES, self.sample_type),
+            "sample_location": _named(SAMPLE_LOCATIONS, self.sample_location),
             "control_solution": "control_solution" in self.not_a_reading(),
             "status_raw": None if self.status is None else int(self.status),
             "status": [bit.name.lower() for bit in GlucoseStatus if bit in status and bit.name],

@@ -141,6 +141,7 @@ class Observation:
         }
         for name, bit in (("supplemental", _SUPPLEMENTAL), ("derived", _DERIVED), ("members", _MEMBERS)):
             head[name] = tuple(reader.unsigned(4) for _ in range(reader.unsigned())) if flags & bit else ()
+        values: tuple[Component, ...]
         if form == NUMERIC:
             values = (Component(reader.unsigned(2), reader.float32()),)
         elif form == DISCRETE:
