@@ -89,7 +89,7 @@ def decode32(word: int) -> float | Special:
 
 
 def encode32(value: float | Special) -> int:
-    """Encode a FLOAT with the fewest digits that keep the value; raises BadInput `float_range` beyond ±8388604e64."""
+    """Encode a FLOAT with the fewest digits that keep the value; raises BadInput `float_range` beyond ±8388607e64."""
     if isinstance(value, Special):
         return _WORDS_32[value]
     number = Decimal(repr(float(value)))
@@ -98,12 +98,14 @@ def encode32(value: float | Special) -> int:
     sign, digits, exponent = number.normalize().as_tuple()
     assert isinstance(exponent, int)
     mantissa = int("".join(map(str, digits))) if digits else 0
-    while mantissa > 0x7FFFFD or exponent < -64:
+    while mantissa > (0x800000 if sign else 0x7FFFFF) or exponent < -64:
         mantissa, exponent = int((Decimal(mantissa) / 10).to_integral_value(ROUND_HALF_EVEN)), exponent + 1
         if not mantissa:
             return 0
-    while exponent > 0 and mantissa * 10 <= 0x7FFFFD:
+    while 0 < exponent and mantissa * 10 <= 0x7FFFFD:
         mantissa, exponent = mantissa * 10, exponent - 1
     if exponent > 64:
-        raise BadInput("float_range", "outside ±8388604e64")
+        raise BadInput("float_range", "outside ±8388607e64")
+    if exponent == 0 and mantissa > 0x7FFFFD:  # would be one of the special words
+        mantissa, exponent = int((Decimal(mantissa) / 10).to_integral_value(ROUND_HALF_EVEN)), 1
     return (exponent & 0xFF) << 24 | (-mantissa if sign else mantissa) & 0xFFFFFF

@@ -130,6 +130,9 @@ def test_any_bytes_are_a_value_that_survives_the_wire_or_a_decode_error(name: st
 
 @given(st.integers(0, 0xFFFFFFFF))
 @example(0x007FFFFF)
+@example(0x017FFFFE)
+@example(0x01800000)
+@example(0xFF800000)
 @example(0xC0000001)
 @example(0x40000001)
 def test_every_float_word_survives_a_round_trip_by_value(word: int) -> None:
