@@ -18,6 +18,7 @@ from care import residents
 from ingest import devices, intake
 from vitals import broker_password, wire
 from vitals.errors import Refused
+from vitals.measurement import Kind
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 
@@ -48,7 +49,7 @@ class Credential(BaseModel):
 
 class NewDevice(Strict):
     device: Id
-    kind: Literal["blood_pressure", "glucose", "pulse_oximetry", "temperature", "weight", "heart_rate", "activity", "coded"]
+    kind: Kind
     setting: Literal["clinic", "kiosk", "home", "wearable", "cuffless", "manual"]
     site: Id | None = None
     station: Id | None = Field(None, description="the gateway whose check-ins decide whose measurement it is; none for a person's own")

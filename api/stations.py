@@ -22,6 +22,7 @@ from ingest import attribution, devices, intake
 from vitals import wire
 from vitals.errors import BadInput, Refused
 from vitals.floor.database import Connection
+from vitals.measurement import Kind
 from vitals.metric import CODED, METRICS
 
 router = APIRouter(prefix="/v1", tags=["stations"])
@@ -54,7 +55,7 @@ class Entry(Strict):
     """A measurement entered by hand or sent by a third party's kiosk."""
 
     device: Id = Field(examples=["manual-1"])
-    kind: Literal["blood_pressure", "glucose", "pulse_oximetry", "temperature", "weight", "heart_rate", "coded"]
+    kind: Kind
     setting: Literal["manual", "kiosk", "clinic"] = Field(description="manual: a person typed it; it never refers anyone by itself")
     values: dict[str, float | str] = Field(min_length=1, max_length=16, examples=[{"systolic": 186, "diastolic": 112, "pulse": 88}])
     measured_at: AwareDatetime | None = None

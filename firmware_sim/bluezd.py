@@ -83,6 +83,8 @@ class FakeBluez:
         self._attributes: dict[str, _Attribute] = {}
         self._scanners: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._agent: tuple[str, str] | None = None  # bus name and path
+        central.ask_passkey = self._ask_passkey
 
     async def start(self) -> None:
         await self._bus.connect()
@@ -120,7 +122,20 @@ class FakeBluez:
             )
         )  # fmt: skip
 
+    async def _ask_passkey(self, address: str) -> int | None:
+        """Ask the registered agent; a refusal, or no agent, is None."""
+        if self._agent is None:
+            return None
+        call = Message(
+            destination=self._agent[0], path=self._agent[1], interface=f"{BLUEZ}.Agent1", member="RequestPasskey", signature="o",
+            body=[f"{self._adapter}/dev_{address.replace(':', '_')}"],
+        )  # fmt: skip
+        reply = await self._bus.call(call)
+        return int(reply.body[0]) if reply is not None and reply.message_type == MessageType.METHOD_RETURN else None
+
     async def _client_left(self, client: str) -> None:
+        if self._agent is not None and self._agent[0] == client:
+            self._agent = None
         if client in self._scanners:
             await self._stop_discovery(client)
         for path, attribute in list(self._attributes.items()):
@@ -250,8 +265,9 @@ class FakeBluez:
         if connection is None or peer is None:
             return
         with contextlib.suppress(asyncio.CancelledError, ATT_Error, TimeoutError, hci.HCI_Error):
-            if connection.peer_address.to_string(False) in self._central.bonded():
-                await connection.encrypt()
+            if connection.peer_address.to_string(False) in self._central.bonded() and not await self._encrypted(connection):
+                await connection.disconnect(hci.HCI_AUTHENTICATION_FAILURE_ERROR)  # the device has lost its key
+                return
             await peer.request_mtu(MTU)
             await peer.discover_services()
             uuids = []
@@ -260,6 +276,14 @@ class FakeBluez:
                 await service.discover_characteristics()
                 await self._publish_service(path, service, connection.att_mtu)
             self._tree.set(path, DEVICE, UUIDs=sorted(set(self._tree.objects[path][DEVICE]["UUIDs"]) | set(uuids)), ServicesResolved=True)
+
+    @staticmethod
+    async def _encrypted(connection: Connection) -> bool:
+        try:
+            await connection.encrypt()
+        except hci.HCI_Error:
+            return False
+        return True
 
     async def _publish_service(self, path: str, service: Any, mtu: int) -> None:
         service_path = f"{path}/service{service.handle:04x}"
@@ -406,7 +430,11 @@ class FakeBluez:
             self._tree.set(path, body[0], **{body[1]: body[2].value})
             return nothing
         match message.member:
-            case "RegisterAgent" | "RequestDefaultAgent" | "UnregisterAgent" | "SetDiscoveryFilter":
+            case "RegisterAgent":
+                self._agent = (sender, str(body[0]))
+            case "UnregisterAgent":
+                self._agent = None
+            case "RequestDefaultAgent" | "SetDiscoveryFilter":
                 pass
             case "StartDiscovery":
                 await self._start_discovery(sender)

@@ -7,6 +7,7 @@ bumble 0.0.236).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bleak.backends.scanner import AdvertisementData
@@ -23,15 +24,34 @@ MTU = 517
 NEEDS_ENCRYPTION = (0x05, 0x0F)  # ATT errors that make a host raise security and try once more
 
 
+class _Keyboard(PairingDelegate):  # type: ignore[misc]
+    """The host's side of a pairing: it can enter a passkey, if somebody knows one."""
+
+    def __init__(self, central: Central, address: str) -> None:
+        super().__init__(PairingDelegate.KEYBOARD_INPUT_ONLY)
+        self._central, self._address = central, address
+
+    async def get_number(self) -> int | None:
+        return await self._central.ask_passkey(self._address)
+
+
+async def _nobody_knows(_address: str) -> int | None:
+    return None
+
+
 class Central:
-    """One adapter. `device` is bumble's; use `connect` so that attempts queue up."""
+    """One adapter. `device` is bumble's; use `connect` so that attempts queue up.
+
+    ask_passkey: who is asked when a device wants its six digits entered; gets the address, None refuses.
+    """
 
     def __init__(self, link: SimLink, address: str = ADDRESS) -> None:
+        self.ask_passkey: Callable[[str], Awaitable[int | None]] = _nobody_knows
         controller = SimController("central", link=link)
         self.device = Device.with_hci("central", hci.Address(address), controller, controller)
         self.device.keystore = MemoryKeyStore()
-        self.device.pairing_config_factory = lambda _connection: PairingConfig(
-            sc=True, mitm=False, bonding=True, delegate=PairingDelegate(PairingDelegate.NO_OUTPUT_NO_INPUT)
+        self.device.pairing_config_factory = lambda connection: PairingConfig(
+            sc=True, mitm=True, bonding=True, delegate=_Keyboard(self, connection.peer_address.to_string(False))
         )
         self._turn = asyncio.Lock()
 

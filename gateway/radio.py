@@ -1,8 +1,7 @@
 """The radio: a scan that never stops, and one session at a time with each device that speaks up.
 
 A measuring device is awake for seconds: it is connected on first sight, while the scan goes on (a device found by
-a finished scan may already be forgotten). The host confirms an indication before our code sees it, so the
-callback makes the bytes durable synchronously, before anything else happens.
+a finished scan may already be forgotten). One device that fails waits longer each time and never stalls another.
 """
 
 from __future__ import annotations
@@ -12,49 +11,52 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakError
 
+from gateway import broadcast
 from gateway.devices import Device
-from gateway.translate import ClockReading
-from vitals import gatt
-from vitals.errors import DecodeError
+from gateway.session import Session, Store
+from gateway.translate import Frame
+from vitals.errors import Unavailable
 from vitals.floor import metrics
 
 log = logging.getLogger("gateway.radio")
 
 CONNECT_TIMEOUT = 20.0
-SESSION_LIMIT = 60.0
-QUIET_LIMIT = 10.0  # s without a frame after which we hang up ourselves
+SESSION_LIMIT = 120.0  # s; a device that streams is left alone
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.5, 60.0
-
-# called with (device, frame, clock, received_at); must be durable when it returns
-OnFrame = Callable[[Device, bytes, ClockReading | None, datetime], None]
 
 
 class Radio:
-    """Scan and read the allowed devices. scanner, client: bleak backend classes, None for the machine's own."""
+    """Scan and read the allowed devices. scanner, client: bleak backend classes, None for the machine's own.
+
+    devices: address → device; may gain and lose rows while this runs.
+    """
 
     def __init__(
-        self, devices: dict[str, Device], on_frame: OnFrame, scanner: type[Any] | None = None, client: type[Any] | None = None
+        self, devices: dict[str, Device], store: Store, zone: ZoneInfo, scanner: type[Any] | None = None, client: type[Any] | None = None
     ) -> None:
-        self._devices = devices
-        self._on_frame = on_frame
+        self._devices, self._store, self._zone = devices, store, zone
         self._scanner_backend, self._client_backend = scanner, client
         self._sessions: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._back_off: dict[str, float] = {}
+        self._broadcasts: dict[str, bytes] = {}
         self._connecting = 0
         self._rescan = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listening: dict[str, AdvertisementData] | None = None
+        self._sought: dict[str, asyncio.Future[tuple[BLEDevice, AdvertisementData]]] = {}
 
     async def run(self) -> None:
-        """Until cancelled; raises what `on_frame` raised, because what cannot be made durable must stop the process."""
+        """Until cancelled; raises what the store raised, because what cannot be made durable must stop the process."""
         scanner = BleakScanner(self._seen, backend=self._scanner_backend) if self._scanner_backend else BleakScanner(self._seen)
         refreshing = asyncio.ensure_future(self._refresh(scanner))
         try:
@@ -85,27 +87,51 @@ class Radio:
                 await scanner.stop()
                 await scanner.start()
             except (BleakError, OSError, EOFError) as error:
-                self._fail(error)  # the adapter or its daemon is gone: the process starts anew
+                self.fail(error)  # the adapter or its daemon is gone: the process starts anew
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """End `run` with this error."""
         if not self._failure.done():
             self._failure.set_exception(error)
 
-    def _seen(self, found: BLEDevice, _advertisement: Any) -> None:
-        device = self._devices.get(found.address.upper())
-        if device is None or found.address in self._sessions or time.monotonic() < self._not_before.get(found.address, 0.0):
+    def _seen(self, found: BLEDevice, advertisement: AdvertisementData) -> None:
+        address = found.address.upper()
+        if self._listening is not None:
+            self._listening[address] = advertisement
+        sought = self._sought.get(address)
+        if sought is not None and not sought.done():
+            sought.set_result((found, advertisement))
+        device = self._devices.get(address)
+        if device is None:
+            return
+        protocol = device.model.protocol
+        if protocol is not None and protocol.endswith("_adv"):
+            self._hear(device, protocol, advertisement)
+            return
+        if found.address in self._sessions or time.monotonic() < self._not_before.get(found.address, 0.0):
             return
         session = asyncio.get_running_loop().create_task(self._session(device, found))
         self._sessions[found.address] = session
         session.add_done_callback(lambda _task: self._sessions.pop(found.address, None))
 
+    def _hear(self, device: Device, protocol: str, advertisement: AdvertisementData) -> None:
+        """A broadcast is repeated for seconds: what was heard last is not heard again."""
+        data = broadcast.payload(protocol, advertisement.service_data, advertisement.manufacturer_data)
+        if data is None or self._broadcasts.get(device.address) == data:
+            return
+        self._broadcasts[device.address] = data
+        try:
+            broadcast.accept(self._store, device, Frame(protocol, data, datetime.now(UTC)))
+        except Exception as error:  # noqa: BLE001  what cannot be made durable must stop the process
+            self.fail(error)
+
     async def _session(self, device: Device, found: BLEDevice) -> None:
         frames = 0
         try:
-            async with asyncio.timeout(SESSION_LIMIT):
+            async with asyncio.timeout(None if device.model.history == "stream" else SESSION_LIMIT):
                 frames = await self._read(device, found)
             outcome = "read" if frames else "empty"
-        except (BleakError, TimeoutError, OSError, EOFError) as error:
+        except (BleakError, TimeoutError, Unavailable, OSError, EOFError) as error:
             outcome = "failed"
             log.info("session failed", extra={"device": device.device, "error": type(error).__name__, "text": str(error)[:120]})
         except Exception:  # one bad device never stalls another
@@ -121,58 +147,68 @@ class Radio:
         self._back_off[address] = wait if wait else FIRST_BACK_OFF / 2
         self._not_before[address] = time.monotonic() + wait * random.uniform(0.75, 1.25)  # noqa: S311
 
-    async def _read(self, device: Device, found: BLEDevice) -> int:
-        """One session: connect, bond, read the clock, subscribe, take what comes until the device hangs up."""
-        gone, heard = asyncio.Event(), asyncio.Event()
+    @contextlib.asynccontextmanager
+    async def _connected(self, device: Device, found: BLEDevice) -> Any:
+        """(client, gone): connected and, where the model wants it, bonded; disconnected at the end."""
+        gone = asyncio.Event()
         options: dict[str, Any] = {"backend": self._client_backend} if self._client_backend else {}
-        client = BleakClient(found, disconnected_callback=lambda _client: gone.set(), timeout=CONNECT_TIMEOUT, **options)
-        frames = 0
+        early = "bond_before_discovery" in device.model.quirks
+        client = BleakClient(found, disconnected_callback=lambda _client: gone.set(), timeout=CONNECT_TIMEOUT, pair=early, **options)
         self._connecting += 1
         try:
             await client.connect()
         finally:
             self._connecting -= 1
         try:
-            await client.pair()
-            clock = await self._read_clock(client)
-
-            def on_indication(_characteristic: Any, data: bytearray) -> None:
-                nonlocal frames
-                frames += 1
-                heard.set()
-                try:
-                    self._on_frame(device, bytes(data), clock, datetime.now(UTC))
-                except Exception as error:  # noqa: BLE001  handed to `run`, which ends the process with it
-                    self._fail(error)
-
-            await client.start_notify(gatt.BLOOD_PRESSURE_MEASUREMENT, on_indication)
-            await _until_quiet(gone, heard)
+            if device.model.bond != "none" and not early:
+                await client.pair()
+            yield client, gone
         finally:
             await client.disconnect()
-        return frames
 
-    @staticmethod
-    async def _read_clock(client: BleakClient) -> ClockReading | None:
-        if client.services.get_characteristic(gatt.CURRENT_TIME) is None:
-            return None
-        with contextlib.suppress(BleakError, DecodeError):
-            before = datetime.now(UTC)
-            data = await client.read_gatt_char(gatt.CURRENT_TIME)
-            after = datetime.now(UTC)
-            current = gatt.CurrentTime.from_bytes(bytes(data))
-            shown = current.time.calendar()
-            if shown is not None:
-                return ClockReading(shown.replace(microsecond=current.fraction_256 * 1_000_000 // 256), before + (after - before) / 2)
-        return None
+    async def _read(self, device: Device, found: BLEDevice) -> int:
+        async with self._connected(device, found) as (client, gone):
+            return await Session(client, device, self._store, self._zone, gone, self.fail).run()
 
+    # pairing on command
 
-async def _until_quiet(gone: asyncio.Event, heard: asyncio.Event) -> None:
-    """Until the device hangs up, or says nothing for QUIET_LIMIT."""
-    while not gone.is_set():
-        heard.clear()
-        waiting = [asyncio.ensure_future(gone.wait()), asyncio.ensure_future(heard.wait())]
-        done, rest = await asyncio.wait(waiting, timeout=QUIET_LIMIT, return_when=asyncio.FIRST_COMPLETED)
-        for task in rest:
-            task.cancel()
-        if not done:
-            return
+    async def seek(self, address: str, seconds: float) -> tuple[BLEDevice, AdvertisementData]:
+        """The next advertisement of this address; raises TimeoutError."""
+        sought = self._sought.setdefault(address, asyncio.get_running_loop().create_future())
+        try:
+            return await asyncio.wait_for(asyncio.shield(sought), seconds)
+        finally:
+            self._sought.pop(address, None)
+            self._rescan.set()
+
+    async def listen(self, seconds: float) -> dict[str, AdvertisementData]:
+        """Everything heard within `seconds`: address → its last advertisement."""
+        self._listening = {}
+        self._rescan.set()
+        await asyncio.sleep(seconds)
+        found, self._listening = self._listening, None
+        return found or {}
+
+    async def bond(self, device: Device, seconds: float) -> dict[str, str]:
+        """Find, connect, bond; returns what it says of itself (`name`, `model`, `serial`, `maker`, `firmware`).
+
+        Raises TimeoutError when it is not on the air, BleakError when it refuses.
+        """
+        found, advertisement = await self.seek(device.address, seconds)
+        self._not_before[found.address] = time.monotonic() + seconds  # the session waits for us
+        try:
+            async with self._connected(device, found) as (client, _gone):
+                facts = await broadcast.identity(client)
+        finally:
+            self._not_before.pop(found.address, None)
+        return {"name": advertisement.local_name or found.name or "", **facts}
+
+    async def unbond(self, address: str) -> None:
+        """Remove the bond from this host; a device that is away is forgotten all the same."""
+        session = self._sessions.get(address)
+        if session is not None:
+            session.cancel()
+            await asyncio.gather(session, return_exceptions=True)
+        options: dict[str, Any] = {"backend": self._client_backend} if self._client_backend else {}
+        with contextlib.suppress(BleakError, TimeoutError):
+            await BleakClient(address, timeout=CONNECT_TIMEOUT, **options).unpair()

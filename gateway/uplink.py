@@ -21,6 +21,7 @@ from vitals import wire
 from vitals.errors import BadInput, Unavailable
 from vitals.floor import metrics
 from vitals.floor.mqtt import Delivery, Link
+from vitals.wire import PairingReport
 
 log = logging.getLogger("gateway.uplink")
 
@@ -77,12 +78,14 @@ class Outstanding:
 class Uplink:
     """One gateway's traffic on one link. `wake` it after every `Spool.append`."""
 
-    def __init__(self, spool: Spool, site: str, gateway: str, resend_after: float, on_command: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, spool: Spool, site: str, gateway: str, resend_after: float) -> None:
         self._spool = spool
         self._readings = wire.topic(site, gateway, "up", "readings")
         self._status = wire.topic(site, gateway, "up", "status")
         self._down = {wire.topic(site, gateway, "down", what): what for what in wire.DOWN}
-        self._on_command = on_command
+        self.on_command: Callable[[dict[str, Any]], None] | None = None
+        self._pairing = wire.topic(site, gateway, "up", "pairing")
+        self._reports: list[PairingReport] = []
         self._outstanding = Outstanding(resend_after)
         self._wake = asyncio.Event()
         self._reconnected = False
@@ -92,6 +95,11 @@ class Uplink:
     @property
     def subscriptions(self) -> list[str]:
         return list(self._down)
+
+    def report(self, report: PairingReport) -> None:
+        """Answer a pairing command, now or as soon as there is a connection."""
+        self._reports.append(report)
+        self._wake.set()
 
     def wake(self) -> None:
         self._wake.set()
@@ -115,6 +123,9 @@ class Uplink:
                 await self._announce(link)
             self._wake.clear()
             with contextlib.suppress(Unavailable):
+                while self._reports:
+                    await link.publish(self._pairing, wire.encode_pairing(self._reports[0]))
+                    self._reports.pop(0)
                 chosen = self._outstanding.select(self._spool.waiting(WINDOW + RESERVE + CHUNK), time.monotonic())
                 for at in range(0, len(chosen), CHUNK):
                     await self._publish(link, chosen[at : at + CHUNK])
@@ -183,4 +194,5 @@ class Uplink:
                     raise BadInput("not_json") from None
                 if not isinstance(command, dict):
                     raise BadInput("bad_command")
-                self._on_command(command)
+                if self.on_command is not None:
+                    self.on_command(command)

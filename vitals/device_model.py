@@ -83,12 +83,9 @@ def named(name: str) -> Model | None:
     return models().get(name.strip().lower())
 
 
-def generic(kind: str) -> Model:
-    """What is assumed of a device of this kind whose model has no row."""
-    for model in models().values():
-        if model.kind == kind and model.name.startswith("Generic"):
-            return model
-    raise ConfigError([f"models: no generic row for {kind}"])
+def generic(kind: str) -> Model | None:
+    """What is assumed of a device of this kind whose model has no row; None for a kind that no radio reads."""
+    return next((model for model in models().values() if model.kind == kind and model.name.startswith("Generic")), None)
 
 
 def recognise(name: str | None, companies: Iterable[int] = ()) -> Model | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -17,7 +17,11 @@ from vitals.metric import METRICS
 
 Setting = Literal["clinic", "kiosk", "home", "wearable", "cuffless", "manual"]
 TimeQuality = Literal["synced", "estimated", "untrusted"]
-Kind = Literal["blood_pressure", "glucose", "pulse_oximetry", "temperature", "weight", "heart_rate", "activity", "coded"]
+Kind = Literal[
+    "blood_pressure", "glucose", "cgm", "pulse_oximetry", "temperature", "weight", "body_composition", "heart_rate", "activity",
+    "spirometry", "coded",
+]  # fmt: skip
+KINDS: tuple[str, ...] = get_args(Kind)
 
 SETTINGS: tuple[str, ...] = ("clinic", "kiosk", "home", "wearable", "cuffless", "manual")
 WEAK_SETTINGS = frozenset({"manual", "cuffless"})

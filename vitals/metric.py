@@ -53,6 +53,7 @@ class Metric:
 _SFLOAT = (-2045e7, 2045e7)
 _PRESSURE = (0.0, 2045.0)
 
+# fmt: off
 METRICS: dict[str, Metric] = {
     m.code: m
     for m in (
@@ -71,9 +72,38 @@ METRICS: dict[str, Metric] = {
         Metric("respiratory_rate", 13, "9279-1", "/min", 151562, (0, 255), (4, 70), 1, "呼吸频率", "Respiratory rate", 11, 21),
         Metric("steps", 14, "55423-8", "{steps}", None, (0, 16777215), (0, 100000), 1, "步数", "Steps"),
         Metric("perfusion_index", 15, "61006-3", "%", 150448, _SFLOAT, (0, 30), 0.1, "灌注指数", "Perfusion index"),
+        Metric(
+            "glucose_interstitial",
+            16,
+            "99504-3",
+            "mmol/L",
+            160212,
+            (0, 2045e3),
+            (0.6, 33.3),
+            0.1,
+            "组织液葡萄糖",
+            "Interstitial glucose",
+            4.4,
+            7.0,
+        ),
+        Metric("ketone", 17, None, "mmol/L", None, (0, 2045e3), (0, 10), 0.1, "血酮", "Blood ketone", None, 0.6),
+        Metric("hba1c", 18, "4548-4", "%", 160220, (0, 2045e7), (3, 20), 0.1, "糖化血红蛋白", "HbA1c"),
+        Metric("fev1", 19, "20150-9", "L", None, (0, 100), (0.2, 8), 0.01, "第一秒用力呼气容积", "FEV1"),
+        Metric("fvc", 20, "19868-9", "L", None, (0, 100), (0.3, 9), 0.01, "用力肺活量", "FVC"),
+        Metric("fev1_fvc", 21, "19926-5", "%", None, (0, 200), (15, 100), 1, "一秒率", "FEV1/FVC"),
+        Metric("basal_metabolism", 22, None, "kJ", None, (0, 65535), (2000, 20000), 1, "基础代谢", "Basal metabolism"),
+        Metric("muscle_share", 23, "73965-6", "%", 188772, (0, 6553.5), (5, 80), 0.1, "肌肉率", "Muscle percentage"),
+        Metric("muscle_mass", 24, "73964-9", "kg", 188776, (0, 655.35), (2, 150), 0.05, "肌肉量", "Muscle mass"),
+        Metric("fat_free_mass", 25, None, "kg", 188756, (0, 655.35), (2, 200), 0.05, "去脂体重", "Fat-free mass"),
+        Metric("soft_lean_mass", 26, None, "kg", 188760, (0, 655.35), (2, 200), 0.05, "软组织瘦体重", "Soft lean mass"),
+        Metric("body_water", 27, None, "kg", 188764, (0, 655.35), (1, 150), 0.05, "体水分", "Body water mass"),
+        Metric("impedance", 28, None, "Ohm", 188780, (0, 6553.5), (100, 2000), 0.1, "阻抗", "Impedance"),
+        Metric("distance", 29, "55430-3", "m", 8454247, (0, 16777215), (0, 150000), 1, "距离", "Distance"),
+        Metric("sleep_minutes", 30, None, "min", None, (0, 279620), (0, 1440), 1, "睡眠时长", "Sleep"),
     )
 }
 
+# fmt: on
 BY_NUMBER: dict[int, Metric] = {m.number: m for m in METRICS.values()}
 
 # Coded results: code → allowed answers. They have no unit and are stored with their measurement, not as numbers.

@@ -53,6 +53,7 @@ class Settings(BaseModel):
     site: str = "station-1"
     gateway: str = "gateway-1"
     spool: Path = Path(".yizhan/spool.db")
+    spool_limit: int = Field(1 << 30, ge=1 << 20, description="bytes of records the spool may hold before it sacrifices the least worth")
     devices: Path = Field(Path(".yizhan/devices.json"), description="the devices this gateway may connect to")
     radio: Literal["bluez", "in-process"] = "bluez"
     resend_after: float = Field(5.0, gt=0, le=3600, description="seconds without a receipt before a message is sent again")

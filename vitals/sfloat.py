@@ -102,7 +102,7 @@ def encode32(value: float | Special) -> int:
         mantissa, exponent = int((Decimal(mantissa) / 10).to_integral_value(ROUND_HALF_EVEN)), exponent + 1
         if not mantissa:
             return 0
-    while 0 < exponent and mantissa * 10 <= 0x7FFFFD:
+    while exponent > 0 and mantissa * 10 <= 0x7FFFFD:
         mantissa, exponent = mantissa * 10, exponent - 1
     if exponent > 64:
         raise BadInput("float_range", "outside ±8388607e64")

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -94,12 +94,22 @@ class _WireMeasurement(msgspec.Struct, kw_only=True, omit_defaults=True):
     raw: Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A([0-9a-f]{2})*\Z")] = ""
 
 
+class Gap(msgspec.Struct, frozen=True):
+    """What a full spool had to drop: inclusive ranges of seq of one boot, why, and how much they were worth."""
+
+    boot: Name
+    lost: Annotated[tuple[tuple[Seq, Seq], ...], msgspec.Meta(min_length=1)]
+    reason: Text
+    worth: Text
+
+
 class _WireMessage(msgspec.Struct, kw_only=True):
     v: int
     boot: Name
     seq: Seq
-    measurements: Annotated[list[_WireMeasurement], msgspec.Meta(min_length=1, max_length=MAX_MEASUREMENTS)]
+    measurements: Annotated[list[_WireMeasurement], msgspec.Meta(max_length=MAX_MEASUREMENTS)]
     sent_at: Text | None = None
+    gaps: Annotated[tuple[Gap, ...], msgspec.Meta(max_length=100)] = ()
 
 
 class Message(NamedTuple):
@@ -109,6 +119,18 @@ class Message(NamedTuple):
     seq: int
     sent_at: datetime | None
     measurements: tuple[Measurement, ...]
+    gaps: tuple[Gap, ...] = ()
+
+
+def boot_name(generation: int, random_hex: str) -> str:
+    """The name of one life of a spool. Two lives of one gateway with the same generation: its disk was copied or set back."""
+    return f"{generation:06d}-{random_hex}"
+
+
+def generation_of(boot: str) -> int | None:
+    """The number in a boot's name, None in one of another form."""
+    head, _, tail = boot.partition("-")
+    return int(head) if tail and head.isascii() and head.isdecimal() and len(head) < 10 else None
 
 
 _decoder = msgspec.json.Decoder(_WireMessage)
@@ -218,7 +240,9 @@ def decode_message(payload: bytes, now: datetime) -> Message:
     sent = None
     if wire.sent_at is not None:
         sent = parse_moment(wire.sent_at)
-    return Message(wire.boot, wire.seq, sent, tuple(_measurement(m, now) for m in wire.measurements))
+    if not wire.measurements and not wire.gaps:
+        raise BadInput("bad_schema", "neither measurements nor gaps")
+    return Message(wire.boot, wire.seq, sent, tuple(_measurement(m, now) for m in wire.measurements), wire.gaps)
 
 
 def _refuse_constant(name: str) -> float:
@@ -273,10 +297,57 @@ def encode_measurement(measurement: Measurement) -> bytes:
     return msgspec.json.encode(wire)
 
 
-def encode_message(boot: str, seq: int, sent_at: datetime, measurements: Iterable[bytes]) -> bytes:
-    """A payload of up/readings around measurements already encoded by `encode_measurement`."""
+_GAP = b'{"boot":'  # a measurement begins with its device
+
+
+def encode_gap(gap: Gap) -> bytes:
+    """One gap as the JSON object that `encode_message` wraps."""
+    return msgspec.json.encode(gap)
+
+
+def encode_message(boot: str, seq: int, sent_at: datetime, bodies: Iterable[bytes]) -> bytes:
+    """A payload of up/readings around what `encode_measurement` and `encode_gap` made."""
+    bodies = list(bodies)
+    measurements = [body for body in bodies if not body.startswith(_GAP)]
+    gaps = [body for body in bodies if body.startswith(_GAP)]
     head = f'{{"v":{VERSION},"boot":"{boot}","seq":{seq},"sent_at":"{text_of(sent_at)}","measurements":['
-    return head.encode() + b",".join(measurements) + b"]}"
+    return head.encode() + b",".join(measurements) + b"]" + (b',"gaps":[' + b",".join(gaps) + b"]" if gaps else b"") + b"}"
+
+
+class PairingReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """up/pairing: what became of a pairing command, or what was discovered.
+
+    state: paired | failed | unpaired | found | bond_lost. bond: authenticated | unauthenticated | none.
+    model: row of the table of models. facts: what the device says of itself (name, model, serial, maker, firmware).
+    """
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    state: Literal["paired", "failed", "unpaired", "found", "bond_lost"]
+    device: Text = ""
+    bond: Literal["authenticated", "unauthenticated", "none"] = "none"
+    model: Text = ""
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    facts: dict[Text, Text] = {}
+    found: Annotated[tuple[dict[Text, Text], ...], msgspec.Meta(max_length=50)] = ()
+
+
+_pairing_decoder = msgspec.json.Decoder(PairingReport)
+
+
+def encode_pairing(report: PairingReport) -> bytes:
+    return msgspec.json.encode(report)
+
+
+def decode_pairing(payload: bytes) -> PairingReport:
+    """Raises BadInput `oversized` or `bad_pairing`."""
+    if len(payload) > MAX_PAYLOAD:
+        raise BadInput("oversized", f"{len(payload)} bytes")
+    if b"\\u0000" in payload:
+        raise BadInput("bad_text", "NUL")
+    try:
+        return _pairing_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise BadInput("bad_pairing") from None
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -9,7 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from bleak import BleakClient, BleakScanner
@@ -23,17 +25,20 @@ from firmware_sim.cuff import Cuff
 from firmware_sim.device import DeviceClock
 from firmware_sim.link import SimLink
 from firmware_sim.town import Town, dbus_daemon, private_bus
+from gateway import devices
+from gateway.clock import ClockReading
 from gateway.devices import Device
 from gateway.radio import Radio
-from gateway.translate import ClockReading
+from gateway.translate import Frame
 from tests.conftest import missing
 from vitals import gatt
 from vitals.errors import BadInput
 from vitals.gatt import BloodPressureMeasurement, CurrentTime
 
+ZONE = ZoneInfo("Asia/Shanghai")
 ADDRESSES = [f"F0:00:00:00:00:{n:02X}" for n in range(1, 9)]
 ROWS = [{"device": f"cuff-{n}", "address": address} for n, address in enumerate(ADDRESSES, 1)]
-ALLOWED = {row["address"]: Device(row["device"], row["address"], "blood_pressure", "home") for row in ROWS}
+ALLOWED = {row["address"]: devices.device({**row, "kind": "blood_pressure", "setting": "home"}) for row in ROWS}
 
 
 class Air:
@@ -43,12 +48,15 @@ class Air:
         self.town, self.scanner, self.client = town, scanner, client
         self.frames: list[tuple[str, bytes, ClockReading | None, datetime]] = []
 
-    def hear(self, device: Device, frame: bytes, clock: ClockReading | None, at: datetime) -> None:
-        self.frames.append((device.device, frame, clock, at))
+    def hear(self, device: Device, frames: list[Frame], _progress: object) -> None:
+        self.frames += [(device.device, frame.data, frame.clock, frame.received_at) for frame in frames]
 
     @contextlib.asynccontextmanager
-    async def radio(self, on_frame: Callable[..., None] | None = None) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(Radio(ALLOWED, on_frame or self.hear, self.scanner, self.client).run())
+    async def radio(self, on_frames: Callable[..., None] | None = None) -> AsyncIterator[asyncio.Task[None]]:
+        store = SimpleNamespace(
+            frames=on_frames or self.hear, history=lambda *_: None, clock_offset=lambda *_: None, note_clock=lambda *_: None
+        )
+        task = asyncio.create_task(Radio(ALLOWED, store, ZONE, self.scanner, self.client).run())
         try:
             yield task
         finally:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.spool import LANE_NORMAL, LANE_PRIORITY, Record, Spool
+from gateway.spool import LANE_NORMAL, LANE_PRIORITY, Item, Record, Spool
 from gateway.uplink import RESERVE, WINDOW, Outstanding
 from vitals.wire import Refusal
 
@@ -29,7 +29,7 @@ def test_it_is_wal_and_full(tmp_path: Path) -> None:
 
 def test_only_a_receipt_empties_it_and_only_of_its_own_life(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.db")
-    numbers = [spool.append(f"m{n}".encode(), LANE_NORMAL) for n in range(10)]
+    numbers = [spool.append([Item(f"m{n}".encode(), LANE_NORMAL)])[0] for n in range(10)]
     assert spool.settle("another-boot", [(1, 100)]) == 0
     assert spool.settle(spool.boot, [(numbers[0], numbers[3]), (numbers[7], numbers[7])]) == 5
     assert spool.settle(spool.boot, [(numbers[0], numbers[3])]) == 0
@@ -40,19 +40,19 @@ def test_only_a_receipt_empties_it_and_only_of_its_own_life(tmp_path: Path) -> N
 
 def test_numbers_are_never_used_again_and_a_new_life_has_a_new_name(tmp_path: Path) -> None:
     first = Spool(tmp_path / "spool.db")
-    last = first.append(b"x", LANE_NORMAL)
+    last = first.append([Item(b"x", LANE_NORMAL)])[0]
     first.settle(first.boot, [(last, last)])
     first.close()
     second = Spool(tmp_path / "spool.db")
     assert second.boot != first.boot
-    assert second.append(b"y", LANE_NORMAL) > last
+    assert second.append([Item(b"y", LANE_NORMAL)])[0] > last
 
 
 def test_danger_goes_first(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.db")
     for _ in range(5):
-        spool.append(b"backlog", LANE_NORMAL)
-    danger = spool.append(b"danger", LANE_PRIORITY)
+        spool.append([Item(b"backlog", LANE_NORMAL)])[0]
+    danger = spool.append([Item(b"danger", LANE_PRIORITY)])[0]
     assert spool.waiting(1)[0].seq == danger
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
     spool = Spool(path)
     for n in range(200):
-        spool.append(bytes(200) + str(n).encode(), LANE_NORMAL)
+        spool.append([Item(bytes(200) + str(n).encode(), LANE_NORMAL)])[0]
     spool._database.execute("pragma wal_checkpoint(truncate)")
     spool.close()
     data = bytearray(path.read_bytes())
@@ -72,8 +72,8 @@ def test_a_damaged_file_is_not_opened(tmp_path: Path) -> None:
 
 def test_what_was_said_to_be_durable_survives_kill_nine(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom gateway.spool import Spool\ns = Spool(Path(sys.argv[1]))\n"
-        "while True:\n    print(s.append(b'x' * 300, 1), flush=True)\n"
+        "import sys\nfrom pathlib import Path\nfrom gateway.spool import Item, Spool\ns = Spool(Path(sys.argv[1]))\n"
+        "while True:\n    print(s.append([Item(b'x' * 300, 1)])[0], flush=True)\n"
     )
     promised = 0
     for round_ in range(5):

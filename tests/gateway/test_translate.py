@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway import devices
-from gateway.devices import Device
-from gateway.service import Station
-from gateway.translate import ClockReading, blood_pressure, measured_at
+from gateway.clock import ClockReading, measured_at
+from gateway.station import Station
+from gateway.translate import Frame, translate
 from vitals.errors import BadInput, ConfigError, DecodeError
 from vitals.gatt import BloodPressureMeasurement, DeviceTime
 from vitals.measurement import Measurement
@@ -20,7 +20,7 @@ from vitals.sfloat import Special
 
 ZONE = ZoneInfo("Asia/Shanghai")
 NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)  # 16:00 in Shanghai
-CUFF = Device("cuff-1", "F0:00:00:00:00:01", "blood_pressure", "home")
+CUFF = devices.device({"device": "cuff-1", "address": "F0:00:00:00:00:01", "kind": "blood_pressure", "setting": "home"})
 
 
 def local(text: str) -> datetime:
@@ -51,38 +51,42 @@ def test_an_unknown_or_impossible_date_is_untrusted() -> None:
         assert measured_at(raw, None, ZONE, NOW) == (NOW, "untrusted")
 
 
-def translate(report: BloodPressureMeasurement) -> Measurement:
-    return blood_pressure(bytes(report), CUFF, clock=None, zone=ZONE, received_at=NOW, own_record="boot-1", checkin=None)
+def cuff_frame(data: bytes, clock: ClockReading | None = None, at: datetime = NOW, own: str = "boot-1") -> Measurement:
+    found, reasons = translate(Frame("2A35", data, at, clock), CUFF, zone=ZONE, own_record=own, checkin=None)
+    assert reasons == []
+    return found[0]
+
+
+def cuff_says(report: BloodPressureMeasurement) -> Measurement:
+    return cuff_frame(bytes(report))
 
 
 def test_kilopascal_become_millimetres_without_rounding() -> None:
-    found = translate(BloodPressureMeasurement(24.0, 14.7, Special.NAN, unit="kPa"))
+    found = cuff_says(BloodPressureMeasurement(24.0, 14.7, Special.NAN, unit="kPa"))
     assert found.values == {"systolic": 24.0 * 7.50062, "diastolic": 14.7 * 7.50062}
     assert found.codes == {}
 
 
 def test_a_failed_measurement_is_a_code_never_2047() -> None:
-    found = translate(BloodPressureMeasurement(Special.NAN, Special.NAN, Special.NAN, pulse=Special.NRES))
+    found = cuff_says(BloodPressureMeasurement(Special.NAN, Special.NAN, Special.NAN, pulse=Special.NRES))
     assert found.values == {}
     assert found.codes == {"systolic": "NaN", "diastolic": "NaN", "pulse": "NRes"}
 
 
 def test_a_mean_of_zero_is_no_mean() -> None:
-    assert "mean_arterial" not in translate(BloodPressureMeasurement(120.0, 80.0, 0.0)).values
+    assert "mean_arterial" not in cuff_says(BloodPressureMeasurement(120.0, 80.0, 0.0)).values
 
 
 def test_two_equal_results_of_a_clockless_cuff_stay_two() -> None:
     report = bytes(BloodPressureMeasurement(120.0, 80.0, 93.0))
-    first, second = (
-        blood_pressure(report, CUFF, clock=None, zone=ZONE, received_at=NOW, own_record=own, checkin=None) for own in ("b-1", "b-2")
-    )
+    first, second = (cuff_frame(report, own=own) for own in ("b-1", "b-2"))
     assert (first.record, second.record, first.identity) == ("b-1", "b-2", "gateway")
 
 
 def test_the_same_stored_record_has_one_identity_whenever_it_is_fetched() -> None:
     report = bytes(BloodPressureMeasurement(120.0, 80.0, 93.0, timestamp=DeviceTime(2026, 11, 22, 15, 0, 0)))
     first, second = (
-        blood_pressure(report, CUFF, clock=clock, zone=ZONE, received_at=at, own_record="unused", checkin=None)
+        cuff_frame(report, clock, at, "unused")
         for clock, at in ((None, NOW), (ClockReading(local("2026-11-22T16:30:00"), NOW + timedelta(hours=1)), NOW + timedelta(hours=1)))
     )
     assert first.record == second.record
@@ -92,7 +96,7 @@ def test_the_same_stored_record_has_one_identity_whenever_it_is_fetched() -> Non
 @pytest.mark.parametrize("frame", [b"", b"\x1e", bytes(40)])
 def test_bytes_that_are_no_measurement_are_refused(frame: bytes) -> None:
     with pytest.raises(DecodeError):
-        blood_pressure(frame, CUFF, clock=None, zone=ZONE, received_at=NOW, own_record="x", checkin=None)
+        cuff_frame(frame)
 
 
 def test_a_checkin_ends_by_command_and_by_time() -> None:
@@ -123,7 +127,7 @@ def test_every_fault_of_the_device_file_is_told_at_once(tmp_path: Path) -> None:
     path.write_text(json.dumps([row, row, row | {"address": "nowhere"}, row | {"kind": "x", "setting": "y", "colour": "z"}, 7]))
     with pytest.raises(ConfigError) as error:
         devices.read(path)
-    assert len(error.value.problems) == 8
+    assert len(error.value.problems) == 7
     path.write_text("{")
     with pytest.raises(ConfigError):
         devices.read(path)

@@ -220,7 +220,10 @@ def test_every_model_has_one_name_and_known_words() -> None:
     assert device_model.recognise("whatever", [0x006B]) is device_model.named("Polar H10")
     assert device_model.recognise("whatever") is None
     for kind in ("blood_pressure", "glucose", "cgm", "heart_rate", "pulse_oximetry", "temperature", "weight", "activity"):
-        assert device_model.generic(kind).kind == kind
+        row = device_model.generic(kind)
+        assert row is not None
+        assert row.kind == kind
+    assert device_model.generic("spirometry") is None
     row = '[[model]]\nname = "x"\nmaker = "m"\nkind = "weight"\nbond = "none"\ntime = "none"\nhang_up = "host"\nhistory = "none"\nevidence = "simulated"\n'
     for text in (row + row, row + 'quirks = ["magic"]\n', row + 'advertises = "("\n', row + "colour = 1\n", "not toml"):
         with pytest.raises(ConfigError):

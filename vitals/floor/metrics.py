@@ -13,6 +13,9 @@ measurements_spooled = Counter("yizhan_gateway_measurements_spooled_total", "Mea
 spool_depth = Gauge("yizhan_gateway_spool_depth", "Messages in the spool that have no receipt")
 messages_published = Counter("yizhan_gateway_messages_published_total", "Messages published, repeats included")
 frames_refused = Counter("yizhan_gateway_frames_refused_total", "Frames that could not be decoded", ["reason"])
+frames_not_readings = Counter(
+    "yizhan_gateway_frames_not_readings_total", "Frames that are no person's reading (control solution, placeholder …)", ["reason"]
+)
 sessions = Counter("yizhan_gateway_sessions_total", "Bluetooth sessions by how they ended", ["outcome"])
 link_epochs = Counter("yizhan_mqtt_connections_total", "Connections made to the broker")
 link_shed = Counter("yizhan_mqtt_shed_total", "Messages left unacknowledged because the window was full")

@@ -122,6 +122,9 @@ class BTHome:
                 found[name] = round(value / factor, 9) if factor != 1 else value
         return found
 
+    def packet_id(self) -> int | None:
+        return next((value for number, value in self.objects if number == 0x00 and isinstance(value, int)), None)
+
     def kilograms(self) -> float | None:
         for number, value in self.objects:
             if number in (0x06, 0x07) and isinstance(value, int):
