@@ -46,6 +46,7 @@ class DeviceClock:
         self.now = now
         self.zone = ZoneInfo(zone)
         self.offset = offset
+        self.on_write: Callable[[], object] = lambda: None
 
     def at(self, moment: datetime) -> datetime:
         """What the device's clock shows (naive local) at a true moment."""
@@ -59,28 +60,54 @@ class DeviceClock:
         told = CurrentTime.from_bytes(data).time.calendar()
         if told is not None:
             self.offset = told - self.now().astimezone(self.zone).replace(tzinfo=None)
+            self.on_write()
+
+
+class _Display(PairingDelegate):  # type: ignore[misc]
+    """A device that shows six digits; without them it has neither display nor keys."""
+
+    def __init__(self, passkey: int | None) -> None:
+        super().__init__(PairingDelegate.NO_OUTPUT_NO_INPUT if passkey is None else PairingDelegate.DISPLAY_OUTPUT_ONLY)
+        self._passkey = passkey
+
+    async def generate_passkey(self) -> int:
+        return self._passkey or 0
 
 
 class VirtualDevice:
-    """Base of every virtual device: Device Information, Battery, Current Time and the advertising policy.
+    """Base of every virtual device: Device Information, Battery, Current Time, bonds and the advertising policy.
 
-    address: random static, "F0:…". advertises: 16-bit service numbers in the advertisement. interval: seconds.
+    address: random static, "F0:…". interval: seconds between advertisements. passkey: six digits it shows when it is
+    bonded. protected: subscribing needs an encrypted link. Families say what they advertise in `ADVERTISES`.
     """
 
+    ADVERTISES: tuple[int, ...] = ()
+
     def __init__(
-        self, link: SimLink, name: str, address: str, clock: DeviceClock, *, advertises: list[int], serial: str, interval: float = 0.1
+        self,
+        link: SimLink,
+        name: str,
+        address: str,
+        clock: DeviceClock,
+        *,
+        serial: str = "SN0001",
+        interval: float = 0.1,
+        passkey: int | None = None,
+        protected: bool = True,
     ) -> None:
         self.name, self.address, self.clock, self.link = name, address, clock, link
+        self.protected = protected
         self.controller = SimController(name, link=link)
         milliseconds = interval * 1000 / 0.625  # bumble passes the number through as HCI units
         configuration = DeviceConfiguration(
             name=name, address=hci.Address(address), advertising_interval_min=milliseconds, advertising_interval_max=milliseconds
         )
+        services = struct.pack(f"<{len(self.ADVERTISES)}H", *self.ADVERTISES)
         configuration.advertising_data = bytes(
             AdvertisingData(
                 [
                     (AdvertisingData.FLAGS, b"\x06"),
-                    (AdvertisingData.COMPLETE_LIST_OF_16_BIT_SERVICE_CLASS_UUIDS, struct.pack(f"<{len(advertises)}H", *advertises)),
+                    (AdvertisingData.COMPLETE_LIST_OF_16_BIT_SERVICE_CLASS_UUIDS, services),
                     (AdvertisingData.COMPLETE_LOCAL_NAME, name.encode()),
                 ]
             )
@@ -88,11 +115,12 @@ class VirtualDevice:
         self.device = Device.from_config_with_hci(configuration, self.controller, self.controller)
         self.device.keystore = BondStore()
         self.device.pairing_config_factory = lambda _connection: PairingConfig(
-            sc=True, mitm=False, bonding=True, delegate=PairingDelegate(PairingDelegate.NO_OUTPUT_NO_INPUT)
+            sc=True, mitm=passkey is not None, bonding=True, delegate=_Display(passkey)
         )
         self.device.on("connection", self._on_connection)
         self.connection: Connection | None = None
-        self._battery = 100
+        self.battery = 100
+        self.drop_after: int | None = None  # frames until the link is lost
         self.device.add_services([*self.services(), *self._common_services(serial)])
 
     def services(self) -> list[Service]:
@@ -102,7 +130,7 @@ class VirtualDevice:
     def _common_services(self, serial: str) -> list[Service]:
         information = {0x2A29: b"yizhan", 0x2A24: type(self).__name__.encode(), 0x2A25: serial.encode(), 0x2A26: b"1.0"}
         clock = CharacteristicValue(read=lambda _c: self.clock.read(), write=lambda _c, value: self.clock.write(bytes(value)))
-        battery = CharacteristicValue(read=lambda _c: bytes((self._battery,)))
+        battery = CharacteristicValue(read=lambda _c: bytes((self.battery,)))
         return [
             Service(UUID.from_16_bits(0x180A), [characteristic(number, READ, value) for number, value in information.items()]),
             Service(UUID.from_16_bits(0x180F), [characteristic(0x2A19, READ | NOTIFY, battery)]),
@@ -111,6 +139,8 @@ class VirtualDevice:
 
     def protect_subscription(self, value: Characteristic) -> None:
         """Make subscribing to a characteristic require an encrypted link, as bonded health devices do."""
+        if not self.protected:
+            return
         value.descriptors = [
             Descriptor(
                 UUID.from_16_bits(CCCD),
@@ -127,9 +157,31 @@ class VirtualDevice:
         if self.connection is None and not self.device.is_advertising:
             await self.device.start_advertising(auto_restart=False)
 
+    async def sent(self, connection: Connection) -> bool:
+        """Count one frame that left; False when the link was lost over it (`drop_after`)."""
+        if self.drop_after is not None:
+            self.drop_after -= 1
+            if self.drop_after <= 0:
+                self.drop_after = None
+                await connection.disconnect(hci.HCI_CONNECTION_TIMEOUT_ERROR)
+                return False
+        return self.connection is connection
+
+    def set_clock(self, shown: datetime) -> None:
+        """Somebody sets the clock: from now on it shows `shown` (naive local)."""
+        self.clock.offset = shown - self.clock.now().astimezone(self.clock.zone).replace(tzinfo=None)
+
+    def lose_bonds(self) -> None:
+        """A reset of the device: it knows no host any more."""
+        self.device.keystore = BondStore()
+
     def vanish(self) -> None:
         """The battery is pulled: no goodbye."""
         self.link.vanish(self.controller)
+
+    def appear(self) -> None:
+        """Back in range."""
+        self.link.appear(self.controller)
 
     def _on_connection(self, connection: Connection) -> None:
         self.connection = connection

@@ -47,6 +47,8 @@ class SimLink(LocalLink):  # type: ignore[misc]
             if target is not None:
                 asyncio.get_running_loop().call_soon(target.on_ll_advertising_pdu, packet)
             return
+        if sender not in self.controllers:
+            return  # out of range
         for listener in tuple(self.listeners):
             if listener is not sender:
                 listener.hear(sender, packet)
@@ -60,6 +62,13 @@ class SimLink(LocalLink):  # type: ignore[misc]
             for connection in list(other.le_connections.values()):
                 if connection.peer_address == controller.random_address:
                     other.on_le_disconnected(connection, hci.HCI_CONNECTION_TIMEOUT_ERROR)
+        for connection in list(controller.le_connections.values()):
+            controller.on_le_disconnected(connection, hci.HCI_CONNECTION_TIMEOUT_ERROR)
+
+    def appear(self, controller: Controller) -> None:
+        """Back on the air."""
+        self.controllers.add(controller)
+        self.on_address_changed(controller)
 
 
 class SimController(Controller):  # type: ignore[misc]

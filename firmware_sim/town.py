@@ -1,9 +1,9 @@
 """Virtual devices as a process: read which ones from JSON, serve org.bluez, take commands on a socket.
 
-The control socket speaks one JSON object a line: {"do": "measure", "device": …, "systolic": …, "diastolic": …,
-"pulse": …, "seconds_ago": 0, "status": 0} answers {"frame": hex} at once; {"do": "indicated", "device": …,
-"frame": hex} answers {"at": seconds since the epoch} when that record's indication was confirmed;
-{"do": "vanish" | "list", …}.
+The control socket speaks one JSON object a line: {"do": "measure", "device": …, and what its family measures} answers
+{"frame": hex} at once; {"do": "indicated", "device": …, "frame": hex} answers {"at": seconds since the epoch} when that
+record's indication was confirmed; {"do": "vanish" | "appear" | "low_battery" | "set_clock" | "drop_after" | "lose_bonds" |
+…, "device": …} answers {}. `docs/simulator.md` has them all.
 """
 
 from __future__ import annotations
@@ -19,11 +19,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from bumble.snoop import BtSnooper
+
 from firmware_sim.bluezd import FakeBluez
 from firmware_sim.central import Central
-from firmware_sim.cuff import Cuff, Indicated
-from firmware_sim.device import DeviceClock
+from firmware_sim.cuff import Cuff, SwappedCuff, TimeCuff
+from firmware_sim.device import DeviceClock, VirtualDevice
 from firmware_sim.link import SimLink
+from firmware_sim.meter import GlucoseMeter, GlucoseMonitor
+from firmware_sim.recorder import Indicated, Recorder
+from firmware_sim.wearable import (
+    ActivityBand,
+    BroadcastScale,
+    ContinuousOximeter,
+    HeartRateBand,
+    Oximeter,
+    Scale,
+    ThermalSensor,
+    Thermometer,
+)
 from vitals.errors import BadInput
 
 BUS_CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -35,26 +49,71 @@ BUS_CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus
 """
 
 
-class Town:
-    """The devices of one simulated place, and the adapter that hears them."""
+FAMILIES: dict[str, tuple[type[VirtualDevice], dict[str, Any]]] = {
+    "cuff": (Cuff, {}),
+    "cuff_swapped": (SwappedCuff, {}),
+    "cuff_wants_time": (TimeCuff, {}),
+    "glucose_meter": (GlucoseMeter, {}),
+    "cgm": (GlucoseMonitor, {}),
+    "heart_rate_band": (HeartRateBand, {}),
+    "oximeter": (Oximeter, {}),
+    "oximeter_continuous": (ContinuousOximeter, {}),
+    "thermometer": (Thermometer, {}),
+    "scale": (Scale, {}),
+    "bthome_sensor": (ThermalSensor, {}),
+    "xiaomi_scale": (BroadcastScale, {}),
+    "activity_band": (ActivityBand, {}),
+}
+_OWN = ("device", "address", "family", "clock_offset_s", "clock_shows", "name", "gateway")
 
-    def __init__(self, zone: str = "Asia/Shanghai") -> None:
+
+class Town:
+    """The devices of one simulated place, and the adapter that hears them. trace: a folder for btsnoop files."""
+
+    def __init__(self, zone: str = "Asia/Shanghai", trace: Path | None = None) -> None:
         self.air = SimLink()
         self.central = Central(self.air)
-        self.cuffs: dict[str, Cuff] = {}
+        self.devices: dict[str, VirtualDevice] = {}
         self._zone = zone
+        self._trace = trace
+        self._shift = timedelta()
         self._indicated: dict[tuple[str, str], asyncio.Future[float]] = {}
+        self._storm: list[VirtualDevice] = []
 
-    async def open(self, devices: Sequence[dict[str, Any]]) -> None:
-        """devices: [{"device", "address", "clock_offset_s" (optional)}]."""
+    def now(self) -> datetime:
+        """The time in this town: true, until somebody advances it."""
+        return datetime.now(UTC) + self._shift
+
+    def advance(self, **amount: float) -> datetime:
+        """Let time pass for every device: `advance(hours=8)`; returns the new time."""
+        self._shift += timedelta(**amount)
+        return self.now()
+
+    async def open(self, rows: Sequence[dict[str, Any]]) -> None:
+        """rows: {"device", "address", "family" (default cuff), "name", "clock_offset_s" or "clock_shows", options of the family}."""
         await self.central.power_on()
-        for row in devices:
-            clock = DeviceClock(lambda: datetime.now(UTC), self._zone, timedelta(seconds=row.get("clock_offset_s", 0)))
-            name = str(row["device"])
-            cuff = Cuff(self.air, name[:20], row["address"], clock, serial=name)
-            cuff.on_indicated = lambda sent, name=name: self._note(name, sent)
-            await cuff.power_on()
-            self.cuffs[name] = cuff
+        if self._trace is not None:
+            self._trace.mkdir(parents=True, exist_ok=True)
+            self.central.device.host.snooper = BtSnooper((self._trace / "adapter.btsnoop").open("wb"))  # open as long as the town
+        for row in rows:
+            await self.add(row)
+
+    async def add(self, row: dict[str, Any]) -> VirtualDevice:
+        """One more device; raises BadInput for a family that there is none of."""
+        family, fixed = FAMILIES.get(str(row.get("family", "cuff")), (None, {}))
+        if family is None:
+            raise BadInput("unknown_family", str(row.get("family")))
+        clock = DeviceClock(self.now, self._zone, timedelta(seconds=row.get("clock_offset_s", 0)))
+        if "clock_shows" in row:
+            clock.offset = datetime.fromisoformat(row["clock_shows"]) - clock.at(self.now())
+        name = str(row["device"])
+        options = {key: value for key, value in row.items() if key not in _OWN}
+        device = family(self.air, str(row.get("name", name))[:20], row["address"], clock, **{"serial": name, **fixed, **options})
+        if isinstance(device, Recorder):
+            device.on_indicated = lambda sent: self._note(name, sent)
+        await device.power_on()
+        self.devices[name] = device
+        return device
 
     def _note(self, device: str, sent: Indicated) -> None:
         future = self._when(device, sent.frame.hex())
@@ -68,26 +127,66 @@ class Town:
 
     async def obey(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry out one control command; raises BadInput for one that makes no sense."""
-        if command.get("do") == "list":
-            return {"devices": sorted(self.cuffs)}
-        cuff = self.cuffs.get(str(command.get("device")))
-        if cuff is None:
+        command = dict(command)
+        what, name = command.pop("do", None), command.pop("device", None)
+        if what == "list":
+            return {"devices": sorted(self.devices)}
+        if what == "storm":
+            await self._advertisers(int(command["count"]), float(command.get("interval", 1.0)))
+            return {}
+        device: Any = self.devices.get(str(name))
+        if device is None:
             raise BadInput("unknown_device")
-        match command.get("do"):
+        match what:
             case "measure":
-                ago = timedelta(seconds=float(command.get("seconds_ago", 0)))
-                numbers = [float(command[name]) for name in ("systolic", "diastolic", "pulse")]
-                frame = await cuff.measure(*numbers, status=int(command.get("status", 0)), ago=ago)
-                return {"frame": frame.hex()}
+                return {"frame": (await device.measure(**command)).hex()}
             case "indicated":
-                return {"at": await self._when(str(command["device"]), str(command["frame"]))}
+                return {"at": await self._when(str(name), str(command["frame"]))}
             case "remember":
-                await cuff.remember(bytes.fromhex(command["frame"]))
-                return {}
+                await device.remember(bytes.fromhex(command["frame"]), command.get("number"))
+            case "history":
+                await _history(device, int(command["count"]), float(command.get("every_s", 3600)))
+            case "wake":
+                await device.wake()
             case "vanish":
-                cuff.vanish()
-                return {}
-        raise BadInput("unknown_command")
+                device.vanish()
+            case "appear":
+                device.appear()
+                await device.wake()
+            case "low_battery":
+                device.battery = int(command.get("level", 5))
+            case "set_clock":
+                shown = device.clock.at(self.now()) + timedelta(hours=float(command.get("hours", 0)))
+                device.set_clock(datetime.fromisoformat(command["shows"]) if "shows" in command else shown)
+            case "drop_after":
+                device.drop_after = int(command["frames"])
+            case "lose_bonds":
+                device.lose_bonds()
+            case "change_offset":
+                device.change_offset(int(command["minutes"]))
+            case "reset_numbers":
+                device.reset_numbers()
+            case "corrupt":
+                await device.corrupt(**command)
+            case "replay":
+                await device.replay(int(command["first"]))
+            case "pack":
+                device.pack(int(command["size"]))
+            case "busy" | "unconfigured":
+                setattr(device, what, int(command.get("times", 1)))
+            case _:
+                raise BadInput("unknown_command")
+        return {}
+
+    async def _advertisers(self, count: int, interval: float) -> None:
+        """Strangers on the air: they advertise and want nothing."""
+        for number in range(len(self._storm), len(self._storm) + count):
+            clock = DeviceClock(self.now, self._zone)
+            address = f"F2:00:{number >> 16 & 255:02X}:00:{number >> 8 & 255:02X}:{number & 255:02X}"
+            stranger = Cuff(self.air, f"stranger-{number}", address, clock, interval=interval)
+            await stranger.power_on()
+            await stranger.wake()
+            self._storm.append(stranger)
 
     async def serve(self, socket: Path) -> asyncio.Server:
         """Listen for control commands on a unix socket."""
@@ -103,6 +202,13 @@ class Town:
                 writer.write(json.dumps(reply).encode() + b"\n")
                 await writer.drain()
         writer.close()
+
+
+async def _history(meter: Any, count: int, every_s: float) -> None:
+    """A memory full of results, oldest first, the newest one `every_s` ago; only then it wakes up."""
+    for number in range(count, 0, -1):
+        await meter.measure(5.0 + number % 40 / 10, seconds_ago=number * every_s, wake=False)
+    await meter.wake()
 
 
 class Control:

@@ -35,6 +35,7 @@ QUIET_LIMIT = 10.0  # s without a frame after which we hang up ourselves
 STREAM_QUIET = 30.0  # s, for a device that sends as long as it is worn
 TRANSFER_QUIET = 30.0  # s without a record after which a transfer is aborted
 ANSWER_LIMIT = 10.0
+REQUESTS, REQUEST_PAUSE = 3, 0.3
 GATHER = 0.05  # s of notifications made durable together
 LAST_NUMBER = 0xFFFF
 UNKNOWN_SESSION = "unknown-session"
@@ -340,7 +341,7 @@ class Session:
         """Write the request and wait for its answer; raises Unavailable when the device falls silent or leaves."""
         self._transfer = _Transfer(probing=probing)
         self._answered.clear()
-        await self._client.write_gatt_char(gatt.RECORD_ACCESS, bytes(request), response=True)
+        await self._request(request)
         while not self._answered.is_set():
             self._heard.clear()
             if not await _any(TRANSFER_QUIET, self._gone, self._heard, self._answered):
@@ -351,6 +352,20 @@ class Session:
                 raise Unavailable("the device left in the middle of a transfer")
         self._transfer.probing = False
         return self._transfer.answer or 0
+
+    async def _request(self, request: RecordAccess) -> None:
+        """Write it; a meter that is busy (0x80) or forgot our subscription (0xFD) is asked again, a few times and not at once."""
+        for attempt in range(1, REQUESTS + 1):
+            try:
+                await self._client.write_gatt_char(gatt.RECORD_ACCESS, bytes(request), response=True)
+                return
+            except BleakError:
+                if attempt == REQUESTS or self._gone.is_set():
+                    raise
+            await asyncio.sleep(REQUEST_PAUSE * attempt)
+            with contextlib.suppress(BleakError):
+                await self._client.stop_notify(gatt.RECORD_ACCESS)
+                await self._client.start_notify(gatt.RECORD_ACCESS, self._on_answer)
 
     async def _until_quiet(self) -> None:
         """Until the device hangs up, or says nothing for so long that we do."""

@@ -92,19 +92,19 @@ async def air(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 async def test_a_measurement_arrives_byte_for_byte_with_the_clock_read_beside_it(air: Air) -> None:
     async with air.radio():
-        frame = await air.town.cuffs["cuff-1"].measure(186, 112, 88, ago=timedelta(minutes=2))
+        frame = await air.town.devices["cuff-1"].measure(186, 112, 88, seconds_ago=60 * (2))
         await air.until(1)
     device, heard, clock, at = air.frames[0]
     assert (device, heard) == ("cuff-1", frame)
     assert clock is not None
-    shown = datetime.now(UTC).astimezone(air.town.cuffs["cuff-1"].clock.zone).replace(tzinfo=None)
+    shown = datetime.now(UTC).astimezone(air.town.devices["cuff-1"].clock.zone).replace(tzinfo=None)
     assert abs(clock.shown - shown) < timedelta(seconds=10)
     assert abs(at - clock.at) < timedelta(seconds=5)
 
 
 async def test_memory_comes_oldest_first_and_only_once(air: Air) -> None:
-    cuff = air.town.cuffs["cuff-2"]
-    sent = [await cuff.measure(120 + n, 80, 70, ago=timedelta(minutes=60 - n)) for n in range(30)]
+    cuff = air.town.devices["cuff-2"]
+    sent = [await cuff.measure(120 + n, 80, 70, seconds_ago=60 * (60 - n)) for n in range(30)]
     async with air.radio():
         await air.until(30)
         await asyncio.sleep(1.5)  # it hangs up; a further session must bring nothing
@@ -113,7 +113,7 @@ async def test_memory_comes_oldest_first_and_only_once(air: Air) -> None:
 
 
 async def test_a_bonded_cuff_is_read_again_without_pairing(air: Air) -> None:
-    cuff = air.town.cuffs["cuff-3"]
+    cuff = air.town.devices["cuff-3"]
     async with air.radio():
         await cuff.measure(120, 80, 70)
         await air.until(1)
@@ -126,9 +126,9 @@ async def test_a_bonded_cuff_is_read_again_without_pairing(air: Air) -> None:
 
 
 async def test_one_vanishing_cuff_does_not_stall_the_others(air: Air) -> None:
-    cuffs = air.town.cuffs
+    cuffs = air.town.devices
     for n in range(40):
-        await cuffs["cuff-4"].measure(120 + n, 80, 70, ago=timedelta(minutes=n))
+        await cuffs["cuff-4"].measure(120 + n, 80, 70, seconds_ago=60 * (n))
     async with air.radio():
         await air.until(3)
         cuffs["cuff-4"].vanish()
@@ -145,7 +145,7 @@ async def test_what_cannot_be_made_durable_stops_the_gateway(air: Air) -> None:
         raise OSError("disk full")
 
     async with air.radio(full) as task:
-        await air.town.cuffs["cuff-1"].measure(120, 80, 70)
+        await air.town.devices["cuff-1"].measure(120, 80, 70)
         with pytest.raises(OSError, match="disk full"):
             await asyncio.wait_for(asyncio.shield(task), 20)
 
@@ -153,8 +153,8 @@ async def test_what_cannot_be_made_durable_stops_the_gateway(air: Air) -> None:
 async def test_a_device_that_is_not_listed_is_never_connected(air: Air, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(ALLOWED, ADDRESSES[7])
     async with air.radio():
-        await air.town.cuffs["cuff-8"].measure(120, 80, 70)
-        await air.town.cuffs["cuff-1"].measure(120, 80, 70)
+        await air.town.devices["cuff-8"].measure(120, 80, 70)
+        await air.town.devices["cuff-1"].measure(120, 80, 70)
         await air.until(1)
         await asyncio.sleep(0.5)
     assert [device for device, *_ in air.frames] == ["cuff-1"]
@@ -163,8 +163,8 @@ async def test_a_device_that_is_not_listed_is_never_connected(air: Air, monkeypa
 async def test_gatt_as_a_bare_client_sees_it(air: Air) -> None:
     """Battery, Device Information, a clock that can be set, protected subscription, refusals with their ATT codes."""
     options: dict[str, Any] = {"backend": air.scanner} if air.scanner else {}
-    cuff = air.town.cuffs["cuff-1"]
-    cuff.memory.append(bytes(BloodPressureMeasurement(120.0, 80.0, 93.0)))
+    cuff = air.town.devices["cuff-1"]
+    cuff.memory.append((0x2A35, bytes(BloodPressureMeasurement(120.0, 80.0, 93.0))))
     await cuff.wake()
     async with BleakScanner(**options) as scanner:
         found = None
