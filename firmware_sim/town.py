@@ -131,6 +131,9 @@ class Town:
         what, name = command.pop("do", None), command.pop("device", None)
         if what == "list":
             return {"devices": sorted(self.devices)}
+        if what == "add":
+            await self.add(command["row"])
+            return {}
         if what == "storm":
             await self._advertisers(int(command["count"]), float(command.get("interval", 1.0)))
             return {}
@@ -138,6 +141,9 @@ class Town:
         if device is None:
             raise BadInput("unknown_device")
         match what:
+            case "state":
+                stored = getattr(device, "memory", getattr(device, "records", ()))
+                return {"stored": len(stored), "connected": device.connection is not None, "battery": device.battery}
             case "measure":
                 return {"frame": (await device.measure(**command)).hex()}
             case "indicated":

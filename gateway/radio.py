@@ -175,6 +175,7 @@ class Radio:
     async def seek(self, address: str, seconds: float) -> tuple[BLEDevice, AdvertisementData]:
         """The next advertisement of this address; raises TimeoutError."""
         sought = self._sought.setdefault(address, asyncio.get_running_loop().create_future())
+        self._rescan.set()  # it may have been heard, and told of, already
         try:
             return await asyncio.wait_for(asyncio.shield(sought), seconds)
         finally:

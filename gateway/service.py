@@ -94,8 +94,14 @@ class Intake:
         self._spool.note_clock(device, offset)
 
 
-async def run(settings: Settings, stop: asyncio.Event, scanner: type[Any] | None = None, client: type[Any] | None = None) -> None:
-    """Until `stop`. scanner, client: bleak backend classes in place of the machine's own radio."""
+async def run(
+    settings: Settings,
+    stop: asyncio.Event,
+    scanner: type[Any] | None = None,
+    client: type[Any] | None = None,
+    join: Callable[[Pairing], None] | None = None,
+) -> None:
+    """Until `stop`. scanner, client: bleak backend classes in place of the machine's own radio, whose passkeys `join` joins."""
     known = devices.read(settings.devices)
     spool = Spool(settings.spool, settings.spool_limit)
     station = Station()
@@ -118,6 +124,8 @@ async def run(settings: Settings, stop: asyncio.Event, scanner: type[Any] | None
         on_connected=uplink.on_connected,
     )
     metrics.serve(settings.metrics_port)
+    if join is not None:
+        join(pairing)
     agent = await _agent(pairing) if client is None else None
     try:
         async with link:

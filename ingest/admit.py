@@ -9,6 +9,7 @@ from ingest.batch import Incoming
 from vitals import wire
 from vitals.errors import BadInput
 from vitals.measurement import Measurement
+from vitals.wire import Gap, PairingReport
 
 
 @dataclass(slots=True)
@@ -23,6 +24,8 @@ class Admitted:
     gateway: str = ""
     receipt: tuple[str, int] | None = None
     measurements: tuple[Measurement, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    pairing: PairingReport | None = None
     sent_at: datetime | None = None
     refusal: tuple[str, str] | None = None
     wanted: bool = True
@@ -35,8 +38,11 @@ def admit(item: Incoming, now: datetime) -> Admitted:
     try:
         topic = wire.parse_topic(item.topic)
         result.site, result.gateway = topic.site, topic.gateway
-        if topic.way != "up" or topic.what != "readings":
+        if topic.way != "up" or topic.what == "status":
             result.wanted = False
+            return result
+        if topic.what == "pairing":
+            result.pairing = wire.decode_pairing(item.payload)
             return result
         message = wire.decode_message(item.payload, now)
     except BadInput as error:
@@ -45,5 +51,6 @@ def admit(item: Incoming, now: datetime) -> Admitted:
         return result
     result.receipt = (message.boot, message.seq)
     result.measurements = message.measurements
+    result.gaps = message.gaps
     result.sent_at = message.sent_at
     return result

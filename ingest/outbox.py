@@ -36,7 +36,9 @@ async def send(connection: Connection, link: Link, limit: int = 100) -> int:
             break
         sent.append(row["outbox"])
     if sent:
-        await connection.execute("update outbox set sent_at = now() where outbox = any(%s)", (sent,))
+        # what a pairing command had to carry (passkey, consent, key) is not kept once it went
+        statement = "update outbox set sent_at = now(), body = body - '{passkey,consent,bind_key}'::text[] where outbox = any(%s)"
+        await connection.execute(statement, (sent,))
     await connection.commit()
     return len(sent)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from ingest import admit, attribution, devices, intake, outbox, quarantine, readings
+from ingest import admit, attribution, devices, intake, lives, outbox, pairing, quarantine, readings
 from ingest.batch import Batch, Event, Incoming, Source, Step, Stored
 from ingest.mqtt_source import SUBSCRIPTIONS, MqttSource
 from ingest.readings import Candidate
@@ -192,7 +192,7 @@ class Worker:
         candidates: list[Candidate] = []
         for one in judged:
             if one.wanted and one.refusal is None and gateways.get(one.gateway) != one.site:
-                one.refusal, one.measurements = ("unknown_gateway", ""), ()
+                one.refusal, one.measurements, one.gaps, one.pairing = ("unknown_gateway", ""), (), (), None
             for measurement in one.measurements:
                 device = known.get(measurement.device)
                 if device is None:
@@ -202,6 +202,9 @@ class Worker:
             if one.unknown_devices:
                 # the bytes are kept whole; its known measurements are stored, and a replay will not double them
                 one.refusal = ("unknown_device", "")
+            if one.pairing is not None and not await pairing.answer(connection, one.gateway, one.pairing):
+                one.refusal = ("unknown_pairing", "")
+            await lives.note_gaps(connection, f"mqtt:{one.gateway}", one.gaps)
             if one.refusal is not None:
                 await quarantine.keep(connection, one.item, *one.refusal)
         return candidates
@@ -246,12 +249,7 @@ async def _note_positions(connection: Connection, judged: list[admit.Admitted]) 
     for one in judged:
         if one.receipt is not None and one.refusal is None:
             seen[f"mqtt:{one.gateway}", one.receipt[0]].append(one.receipt[1])
-    for (source, boot), numbers in sorted(seen.items()):
-        await connection.execute(
-            "insert into position (source, boot, high, messages) values (%s, %s, %s, %s) on conflict (source, boot) do update"
-            " set high = greatest(position.high, excluded.high), messages = position.messages + excluded.messages, updated_at = now()",
-            (source, boot, max(numbers), len(numbers)),
-        )
+    await lives.note_positions(connection, seen)
 
 
 async def _send_receipts(link: Link, judged: list[admit.Admitted]) -> None:

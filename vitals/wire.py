@@ -324,7 +324,7 @@ class PairingReport(msgspec.Struct, frozen=True, omit_defaults=True):
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     state: Literal["paired", "failed", "unpaired", "found", "bond_lost"]
     device: Text = ""
-    bond: Literal["authenticated", "unauthenticated", "none"] = "none"
+    bond: Literal["authenticated", "unauthenticated", "none"] | None = None
     model: Text = ""
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
     facts: dict[Text, Text] = {}

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
+from ingest import lives
 from vitals.errors import ConfigError, Unavailable
 from vitals.floor import database
 from vitals.floor.mqtt import Link
@@ -153,6 +154,8 @@ async def _tables(connection: database.Connection) -> list[str]:
          "select care_case::text as x from care_case where team = 'centre' and ended_at is null limit 5"),
     ):  # fmt: skip
         problems += [words.format(row["x"]) for row in await (await connection.execute(query)).fetchall()]
+    for gateway in await lives.forked(connection):
+        problems.append(f"gateway {gateway}: its disk was copied or set back; look at both, then revoke and enrol it again")
     row = await (await connection.execute("select count(*) as n from quarantine where last_at > now() - interval '1 day'")).fetchone()
     if row is not None and row["n"]:
         problems.append(f"quarantine: {row['n']} payloads in the last day")

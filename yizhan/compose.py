@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import care.service
+from gateway.pairing import Pairing
 from ingest.batch import Step
 from rules import pack
 from rules.service import Rules
 from vitals.settings import Settings
 
+FAMILY_OF = {
+    "glucose": "glucose_meter", "cgm": "cgm", "heart_rate": "heart_rate_band", "pulse_oximetry": "oximeter", "temperature": "thermometer",
+    "weight": "scale", "activity": "activity_band",
+}  # fmt: skip
 ROOMS = ("ingest", "rules", "care", "api")  # migrations, in the order of who references whom
 
 
@@ -49,7 +54,19 @@ async def gateway(settings: Settings, stop: asyncio.Event, town: Path | None = N
     await simulated.open(read_town(town or settings.devices))
     bleak_backend.use(simulated.central)
     server = await simulated.serve(control) if control is not None else None
-    await service.run(settings, stop, bleak_backend.SimScanner, bleak_backend.SimClient)
+
+    def join(pairing: Pairing) -> None:
+        """There is no BlueZ to ask an agent here: the simulated adapter asks the pairing itself."""
+
+        async def passkey(address: str) -> int | None:
+            found = pairing.passkey(address)
+            if found is not None:
+                pairing.asked.add(address)
+            return found
+
+        simulated.central.ask_passkey = passkey
+
+    await service.run(settings, stop, bleak_backend.SimScanner, bleak_backend.SimClient, join)
     if server is not None:
         server.close()
 
@@ -63,4 +80,4 @@ async def simulator(devices: Path, bus: Path, control: Path, stop: asyncio.Event
 def read_town(path: Path) -> Sequence[dict[str, object]]:
     """The virtual devices of a file of devices: the simulator plays exactly what the gateway may connect to."""
     rows: list[dict[str, object]] = json.loads(path.read_text(encoding="utf-8"))
-    return [{"device": row["device"], "address": row["address"]} for row in rows]
+    return [{"device": row["device"], "address": row["address"], "family": FAMILY_OF.get(str(row["kind"]), "cuff")} for row in rows]

@@ -160,7 +160,8 @@ class Composition:
         gateway_password = postgres.secret(self._file("gateway"))
         postgres.secret(self._file("worker"))
         self.first_start = await town.found(self.database_url, gateway_password)
-        town.write_devices(self.data / "devices.json")
+        if not (self.data / "devices.json").exists():  # pairing extends it
+            town.write_devices(self.data / "devices.json")
         backend: dict[str, str | Path] = {
             "database_url_file": self._file("database_url"),
             "mqtt_user": "worker",

@@ -36,6 +36,10 @@ VERDICTS: dict[str, set[str]] = {
     "POST /v1/enrolments": {A},
     "POST /v1/enrolments/redeem": EVERYBODY,
     "POST /v1/gateways/{gateway}/revoke": {A},
+    "POST /v1/gateways/{gateway}/pairings": {A},
+    "POST /v1/gateways/{gateway}/discoveries": {A},
+    "DELETE /v1/gateways/{gateway}/pairings/{device}": {A},
+    "GET /v1/gateways/{gateway}/pairings/{command}": {A},
     "POST /v1/devices": {A},
     "GET /v1/devices": {A},
     "POST /v1/devices/claim": {A, R},
@@ -127,7 +131,7 @@ async def test_every_route_has_a_verdict_for_every_role(http: Http) -> None:
         method, path = cell.split(" ")
         if path.endswith("/events"):
             continue  # an endless stream; its door is the same dependency, tried below
-        for name in ("checkin", "number", "gateway", "device", "account", "resident", "measurement", "action"):
+        for name in ("checkin", "number", "gateway", "device", "account", "resident", "measurement", "action", "command"):
             path = path.replace("{" + name + "}", "0" if name in ("number", "measurement") else "nothing")
         for role in ROLES:
             answer = await http.ask(role, method, path, None if method == "GET" else {})

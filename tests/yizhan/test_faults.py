@@ -79,7 +79,7 @@ def spooled(data: Path) -> set[str]:
 
 
 async def settle(composition: Composition, patience: float = 120) -> None:
-    """Until the cuffs are empty, the spool is empty and nothing more arrives."""
+    """Until the cuffs' memories are empty, the spool is empty and nothing more arrives."""
     end, before = time.monotonic() + patience, -1
     while time.monotonic() < end:
         await asyncio.sleep(1)
@@ -87,7 +87,8 @@ async def settle(composition: Composition, patience: float = 120) -> None:
             now = sum((await stored(composition)).values())
         except Exception:
             continue
-        if now == before and now and spool_depth(composition.data) == 0:
+        held = [(await composition.control.ask(do="state", device=cuff))["stored"] for cuff in CUFFS]
+        if now == before and now and spool_depth(composition.data) == 0 and not any(held):
             return
         before = now
     pytest.fail(f"not settled after {patience} s: {before} stored, {spool_depth(composition.data)} in the spool")

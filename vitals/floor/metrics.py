@@ -25,6 +25,7 @@ duplicates = Counter("yizhan_worker_duplicates_total", "Measurements that were a
 quarantined = Counter("yizhan_worker_quarantined_total", "Messages that went to quarantine", ["reason"])
 alert_changes = Counter("yizhan_worker_alert_changes_total", "Alert movements", ["family", "state"])
 requests = Counter("yizhan_api_requests_total", "HTTP requests", ["method", "status"])
+gateway_forks = Counter("yizhan_ingest_gateway_forks_total", "Spools whose disk was copied or set back")
 streams = Gauge("yizhan_api_event_streams", "Open event streams")
 
 
