@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.spool import LANE_NORMAL, LANE_PRIORITY, Item, Record, Spool
+from gateway.spool import LANE_NORMAL, LANE_PRIORITY, Item, Progress, Record, Spool, Worth
 from gateway.uplink import RESERVE, WINDOW, Outstanding
+from vitals import wire
 from vitals.wire import Refusal
 
 
@@ -127,3 +131,84 @@ def test_the_window_is_bounded_and_keeps_room_for_danger(backlog: int, danger: i
     assert len(outstanding) == min(backlog, WINDOW)
     urgent = outstanding.select([record(1000 + n, LANE_PRIORITY) for n in range(danger)], 0.0)
     assert len(urgent) == min(danger, WINDOW + RESERVE - min(backlog, WINDOW))
+
+
+def sized(kind: str, size: int = 1000) -> bytes:
+    return (f'{{"device":"{kind}",' + "x" * size).encode()
+
+
+def test_a_full_spool_gives_up_the_least_worth_first_and_says_so(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.db", limit=1 << 20)
+    numbers = {worth: spool.append([Item(sized(worth.name), LANE_NORMAL, worth) for _ in range(250)]) for worth in Worth}
+    assert spool.size() < 1 << 20, "a thousand records of a kilobyte just fit"
+    spool.append([Item(sized("SPOT"), LANE_NORMAL, Worth.SPOT) for _ in range(300)])
+    left = Counter(record.body[11:20].split(b'"')[0].decode() for record in spool.waiting(10_000) if b'"boot"' not in record.body)
+    assert left["WAVEFORM"] == 0
+    assert 0 < left["TREND"] < 250
+    assert (left["SPOT"], left["DANGER"]) == (550, 250)
+    assert spool.size() <= 1 << 20
+    gaps = [json.loads(record.body) for record in spool.waiting(10_000) if record.body.startswith(b'{"boot"')]
+    told = [n for gap in gaps for first, last in gap["lost"] for n in range(first, last + 1)]
+    kept = {record.seq for record in spool.waiting(10_000)}
+    assert sorted(told) == sorted(n for row in numbers.values() for n in row if n not in kept), "every record dropped is in a gap, no other"
+    assert {gap["worth"] for gap in gaps} == {"waveform", "trend"}
+
+
+def test_danger_and_gaps_are_never_given_up(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.db", limit=1 << 16)
+    for _ in range(200):
+        spool.append([Item(sized("danger"), LANE_PRIORITY, Worth.DANGER)])
+    spool.append([Item(sized("spot"), LANE_NORMAL, Worth.SPOT)])
+    bodies = [record.body for record in spool.waiting(1000)]
+    assert sum(b"danger" in body for body in bodies) == 200
+    assert not any(b'"spot"' in body and b'"boot"' not in body for body in bodies)
+    spool.append([Item(sized("spot"), LANE_NORMAL, Worth.SPOT)])
+    gaps = [record.body for record in spool.waiting(1000) if record.body.startswith(b'{"boot"')]
+    assert len(gaps) == 2
+
+
+def test_three_days_without_a_network_fit(tmp_path: Path) -> None:
+    """One measurement a second for 72 hours, at the size of a real one, within the default limit."""
+    body = json.dumps({"device": "cuff-0007", "x": "y" * 520}).encode()
+    spool = Spool(tmp_path / "spool.db")
+    for _ in range(72 * 60):
+        spool.append([Item(body, LANE_NORMAL)] * 60)
+    assert spool.depth() == 72 * 3600
+    assert not any(record.body.startswith(b'{"boot"') for record in spool.waiting(10))
+    danger = spool.append([Item(b'{"device":"danger"}', LANE_PRIORITY, Worth.DANGER)])[0]
+    assert spool.waiting(1)[0].seq == danger
+
+
+def test_a_replayed_history_is_spooled_once_and_a_mark_survives(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    items = [Item(f"m{n}".encode(), LANE_NORMAL, Worth.SPOT, ("cuff", f"1:{n}")) for n in range(5)]
+    assert all(spool.append(items))
+    assert spool.append([*items, items[0]._replace(body=b"new", digest=("cuff", "1:9"))])[:5] == [0] * 5
+    spool.append([], Progress("meter", "1", 42, "ff"))
+    spool.note_clock("cuff", -600.0)
+    spool.close()
+    again = Spool(tmp_path / "spool.db")
+    assert again.depth() == 6
+    assert (again.history("meter", "1"), again.history("meter", "2"), again.clock_offset("cuff")) == ((42, "ff"), None, -600.0)
+    again.forget("cuff")
+    assert again.clock_offset("cuff") is None
+    assert again.append([items[0]])[0], "a device that was unpaired begins anew"
+
+
+def test_a_life_is_numbered_so_that_a_copy_shows(tmp_path: Path) -> None:
+    first = Spool(tmp_path / "a" / "spool.db")
+    first.close()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    boots = [Spool(tmp_path / box / "spool.db").boot for box in ("a", "b")]
+    assert [wire.generation_of(boot) for boot in boots] == [2, 2]
+    assert boots[0] != boots[1]
+
+
+def test_a_spool_of_the_first_version_is_opened(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "spool.db", isolation_level=None)
+    old.execute(
+        "create table outgoing (seq integer primary key autoincrement, boot text not null, lane integer not null, body blob not null, spooled_at real not null)"
+    )
+    old.execute("insert into outgoing (boot, lane, body, spooled_at) values ('b', 1, 'x', 0)")
+    old.close()
+    assert Spool(tmp_path / "spool.db").waiting(10) == [Record("b", 1, LANE_NORMAL, "x")]  # type: ignore[arg-type]
