@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 import threading
 from collections import deque
@@ -93,7 +94,8 @@ class Link:
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.max_inflight_messages_set(window)
-        client.reconnect_delay_set(min_delay=1, max_delay=30)
+        # not all gateways at once, when a broker that many had lost comes back
+        client.reconnect_delay_set(min_delay=random.uniform(0.5, 1.5), max_delay=30)  # type: ignore[arg-type]  # noqa: S311
         client.on_connect = self._connected_in_thread
         client.on_socket_open = _without_delay
         client.on_socket_close = self._closed_in_thread
