@@ -84,6 +84,7 @@ class FakeBluez:
         self._scanners: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._agent: tuple[str, str] | None = None  # bus name and path
+        self.scanned = asyncio.Event()  # somebody has begun to scan
         central.ask_passkey = self._ask_passkey
 
     async def start(self) -> None:
@@ -186,6 +187,7 @@ class FakeBluez:
         if sender in self._scanners:
             raise BluezError("InProgress")
         self._scanners.add(sender)
+        self.scanned.set()
         if len(self._scanners) == 1:
             await self._central.device.start_scanning(active=True, filter_duplicates=False)
             self._tree.set(self._adapter, ADAPTER, Discovering=True)

@@ -27,6 +27,7 @@ from firmware_sim.cuff import Cuff, SwappedCuff, TimeCuff
 from firmware_sim.device import DeviceClock, VirtualDevice
 from firmware_sim.link import SimLink
 from firmware_sim.meter import GlucoseMeter, GlucoseMonitor
+from firmware_sim.physiology import Person, uniform
 from firmware_sim.recorder import Indicated, Recorder
 from firmware_sim.wearable import (
     ActivityBand,
@@ -78,6 +79,7 @@ class Town:
         self._trace = trace
         self._shift = timedelta()
         self._indicated: dict[tuple[str, str], asyncio.Future[float]] = {}
+        self._living: dict[str, asyncio.Task[None]] = {}
         self._storm: list[VirtualDevice] = []
 
     def now(self) -> datetime:
@@ -131,6 +133,8 @@ class Town:
         what, name = command.pop("do", None), command.pop("device", None)
         if what == "list":
             return {"devices": sorted(self.devices)}
+        if what == "advance":
+            return {"now": self.advance(**command).isoformat()}
         if what == "add":
             await self.add(command["row"])
             return {}
@@ -154,6 +158,8 @@ class Town:
                 await _history(device, int(command["count"]), float(command.get("every_s", 3600)))
             case "wake":
                 await device.wake()
+            case "live":
+                self._living[str(name)] = asyncio.create_task(self._live(device, len(self._living), float(command.get("every_s", 1.0))))
             case "vanish":
                 device.vanish()
             case "appear":
@@ -183,6 +189,22 @@ class Town:
             case _:
                 raise BadInput("unknown_command")
         return {}
+
+    async def _live(self, device: VirtualDevice, number: int, every_s: float) -> None:
+        """Somebody wears it: a measurement every so often, by the physiology of person `number`."""
+        person = Person.drawn(1, number)
+        await asyncio.sleep(every_s * uniform(1, number))
+        while True:
+            now = self.now()
+            if isinstance(device, HeartRateBand):
+                await device.measure(person.heart_rate(now), rr=person.rr(now, 1))
+            elif isinstance(device, ContinuousOximeter):
+                await device.measure(person.spo2(now), person.heart_rate(now))
+            elif isinstance(device, Cuff):
+                await device.measure(*person.blood_pressure(now))
+            else:
+                raise BadInput("does_not_live")
+            await asyncio.sleep(every_s)
 
     async def _advertisers(self, count: int, interval: float) -> None:
         """Strangers on the air: they advertise and want nothing."""
@@ -266,16 +288,28 @@ async def private_bus(socket: Path) -> AsyncIterator[str]:
             await daemon.wait()
 
 
-async def run_bluez(devices: Sequence[dict[str, Any]], bus_socket: Path, control_socket: Path, stop: asyncio.Event) -> None:
-    """The simulator process: private bus, fake bluetoothd, devices, control socket; until `stop`."""
+@contextlib.asynccontextmanager
+async def serving(
+    rows: Sequence[dict[str, Any]], bus_socket: Path, control_socket: Path, zone: str = "Asia/Shanghai", trace: Path | None = None
+) -> AsyncIterator[tuple[Town, FakeBluez, str]]:
+    """(town, bluetoothd, bus address): private bus, fake bluetoothd, devices and control socket, as long as the context lasts."""
     async with private_bus(bus_socket) as address:
-        town = Town()
-        await town.open(devices)
+        town = Town(zone, trace)
+        await town.open(rows)
         bluez = FakeBluez(town.central, address)
         await bluez.start()
         control_socket.unlink(missing_ok=True)
         server = await town.serve(control_socket)
         os.chmod(control_socket, 0o600)
+        try:
+            yield town, bluez, address
+        finally:
+            server.close()
+            control_socket.unlink(missing_ok=True)
+            await bluez.stop()
+
+
+async def run_bluez(rows: Sequence[dict[str, Any]], bus_socket: Path, control_socket: Path, stop: asyncio.Event) -> None:
+    """The simulator process, until `stop`."""
+    async with serving(rows, bus_socket, control_socket):
         await stop.wait()
-        server.close()
-        await bluez.stop()

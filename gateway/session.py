@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -332,10 +333,13 @@ class Session:
         return None if number is None else (number, data.hex())
 
     async def _report(self, request: RecordAccess) -> None:
+        began, before = time.monotonic(), self.frames
         answer = await self._ask(request, probing=False)
         if answer not in (Answer.SUCCESS, Answer.NO_RECORDS):
             raise Unavailable(f"records refused ({answer})")
         self._flush(final=True)
+        words = {"device": self._device.device, "records": self.frames - before, "seconds": round(time.monotonic() - began, 3)}
+        log.info("history read", extra=words)
 
     async def _ask(self, request: RecordAccess, *, probing: bool) -> int:
         """Write the request and wait for its answer; raises Unavailable when the device falls silent or leaves."""

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,26 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--devices", type=Path, required=True)
     serve.add_argument("--bus", type=Path, required=True, help="unix socket of the bus; point DBUS_SYSTEM_BUS_ADDRESS at it")
     serve.add_argument("--control", type=Path, required=True, help="unix socket for commands, one JSON object a line")
+    device = kinds.add_parser("device", help="play one scenario of virtual devices on a private D-Bus, until Ctrl-C")
+    device.add_argument("scenario", help="a shipped scenario (see `yizhan sim list`) or a YAML file")
+    device.add_argument("--folder", type=Path, help="where sockets and the gateway's list of devices go; a temporary one if none is given")
+    device.add_argument("--trace", type=Path, help="folder for a btsnoop trace that Wireshark opens")
+    device.add_argument("--zone", default="Asia/Shanghai", help="time zone of the devices' clocks")
+    kinds.add_parser("list", help="the shipped scenarios, one sentence each")
+    fleet = kinds.add_parser("fleet", help="thousands of gateways at MQTT level; the same seed measures the same")
+    fleet.add_argument("--gateways", type=int, default=100)
+    fleet.add_argument("--residents", type=int, default=10_000)
+    fleet.add_argument("--rate", type=float, default=1000.0, help="readings a second; 0: as fast as it goes")
+    fleet.add_argument("--seed", type=int, default=1)
+    fleet.add_argument("--readings", type=int, default=60_000, help="how many readings in all")
+    fleet.add_argument("--batch", type=int, default=20, help="readings in one message")
+    fleet.add_argument("--host", default="127.0.0.1")
+    fleet.add_argument("--port", type=int, default=1883)
+    fleet.add_argument("--user")
+    fleet.add_argument("--password-file", type=Path)
+    fleet.add_argument("--credentials", type=Path, help="JSON: gateway name → password")
+    fleet.add_argument("--dry", action="store_true", help="make the messages, send nothing")
+    fleet.add_argument("--devices", action="store_true", help="list the fleet's devices as JSON lines and end")
     command = add("gatt", "decode characteristic values")
     decode = command.add_subparsers(dest="kind", required=True).add_parser("decode")
     decode.add_argument("uuid", help="16-bit UUID such as 2A35, or a vendor profile such as xiaomi_scale_v1_adv")
@@ -64,7 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("role", choices=("doctor", "admin"))
     command.add_argument("--data", type=Path, default=Path(".yizhan"))
     command = add("bench", "benchmarks")
-    latency = command.add_subparsers(dest="kind", required=True).add_parser("latency", help="indication → doctor's event stream")
+    kinds = command.add_subparsers(dest="kind", required=True)
+    alone = kinds.add_parser(
+        "gateway", help="the gateway process alone, against virtual devices: histories, many devices, memory, processor"
+    )
+    alone.add_argument("--samples", type=int, default=3)
+    alone.add_argument("--json", action="store_true")
+    latency = kinds.add_parser("latency", help="indication → doctor's event stream")
     latency.add_argument("--samples", type=int, default=30)
     latency.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
     latency.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
@@ -154,9 +181,45 @@ def _gateway(chosen: argparse.Namespace) -> int:
 
 
 def _sim(chosen: argparse.Namespace) -> int:
+    if chosen.kind == "list":
+        from firmware_sim import scenario
+
+        for name in scenario.names():
+            print(f"{name:24} {scenario.read(name).says}")
+        return 0
+    if chosen.kind == "fleet":
+        return _fleet(chosen)
     from yizhan import compose
 
+    if chosen.kind == "device":
+        folder = chosen.folder or Path(tempfile.mkdtemp(prefix="yz-sim-"))
+        return process.run(lambda stop: compose.play(chosen.scenario, folder, chosen.trace, chosen.zone, _progress, stop), "warning")
     return process.run(lambda stop: compose.simulator(chosen.devices, chosen.bus, chosen.control, stop))
+
+
+def _fleet(chosen: argparse.Namespace) -> int:
+    from firmware_sim import fleet
+
+    if min(chosen.gateways, chosen.residents, chosen.readings, chosen.batch) < 1 or chosen.rate < 0:
+        raise ConfigError(["fleet: gateways, residents, readings and batch must be positive"])
+    if chosen.devices:
+        for device, kind, gateway in fleet.devices(chosen.gateways, chosen.residents, chosen.seed):
+            print(json.dumps({"device": device, "kind": kind, "gateway": fleet.name(gateway), "site": fleet.site(gateway)}))
+        return 0
+    made = None
+    if not chosen.dry:
+        password = chosen.password_file.read_text().strip() if chosen.password_file else None
+        credentials = json.loads(chosen.credentials.read_text()) if chosen.credentials else None
+        made = fleet.Fleet(chosen.host, chosen.port, chosen.gateways, user=chosen.user, password=password, credentials=credentials)
+        try:
+            made.connect()
+        except OSError as error:
+            raise ConfigError([f"fleet: no broker at {chosen.host}:{chosen.port}: {error}"]) from None
+    told = fleet.run(made, chosen.gateways, chosen.residents, chosen.rate, chosen.seed, chosen.readings, chosen.batch, _to_stderr)
+    if made is not None:
+        made.close()
+    print(json.dumps(told))
+    return 0 if told["acknowledged"] in (None, told["messages"]) else 1
 
 
 def _migrate(_chosen: argparse.Namespace) -> int:
@@ -225,9 +288,13 @@ def _account(chosen: argparse.Namespace) -> int:
 
 
 def _bench(chosen: argparse.Namespace) -> int:
-    from bench import latency
+    from bench import gateway, latency
 
     process.log_to_stderr("warning")
+    if chosen.kind == "gateway":
+        told = asyncio.run(gateway.run(_to_stderr, chosen.samples))
+        print(json.dumps(told) if chosen.json else "\n".join(f"{name}: {figures}" for name, figures in told.items()))
+        return 0
     result = asyncio.run(latency.run(_to_stderr, chosen.samples, chosen.radio, chosen.broker))
     if chosen.json:
         print(json.dumps(result, ensure_ascii=False))
