@@ -56,20 +56,14 @@ class VirtualTown:
         self._control = folder / "control.sock"
         (folder / "devices.json").write_text("[]")
         command = [sys.executable, "-m", "yizhan", "sim", "serve", "--devices", str(folder / "devices.json")]
-        self._process = subprocess.Popen(
-            [*command, "--bus", str(folder / "bus.sock"), "--control", str(self._control)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        command += ["--bus", str(folder / "bus.sock"), "--control", str(self._control)]
+        log = folder / "log"
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
         end = time.monotonic() + START_PATIENCE
         while not self._control.exists():
             if self._process.poll() is not None or time.monotonic() > end:
-                error = (
-                    self._process.stderr.read().decode(errors="replace")
-                    if self._process.stderr and self._process.poll() is not None
-                    else ""
-                )
-                raise SimulatorError(f"did not start: {error[-500:]}")
+                raise SimulatorError(f"did not start: {log.read_text(errors='replace')[-500:]}")
             time.sleep(0.02)
 
     def ask(self, **command: Any) -> dict[str, Any]:
