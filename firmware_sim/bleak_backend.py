@@ -140,7 +140,10 @@ class SimClient(BaseBleakClient):
             if pair:
                 await self.pair()
             elif connection.peer_address.to_string(False) in _adapter().bonded():
-                await connection.encrypt()
+                try:
+                    await connection.encrypt()
+                except hci.HCI_Error as error:
+                    raise BleakError("failed to discover services, device disconnected") from error
             await self._discover()
         except BaseException:
             if self._connection is not None:

@@ -26,6 +26,7 @@ from firmware_sim.central import Central
 from firmware_sim.cuff import Cuff, SwappedCuff, TimeCuff
 from firmware_sim.device import DeviceClock, VirtualDevice
 from firmware_sim.link import SimLink
+from firmware_sim.memory_cuff import MemoryCuff
 from firmware_sim.meter import GlucoseMeter, GlucoseMonitor
 from firmware_sim.physiology import Person, uniform
 from firmware_sim.recorder import Indicated, Recorder
@@ -54,6 +55,7 @@ FAMILIES: dict[str, tuple[type[VirtualDevice], dict[str, Any]]] = {
     "cuff": (Cuff, {}),
     "cuff_swapped": (SwappedCuff, {}),
     "cuff_wants_time": (TimeCuff, {}),
+    "cuff_memory": (MemoryCuff, {}),
     "glucose_meter": (GlucoseMeter, {}),
     "cgm": (GlucoseMonitor, {}),
     "heart_rate_band": (HeartRateBand, {}),

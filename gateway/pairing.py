@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,10 @@ class Pairing:
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def lost(self, device: Device) -> None:
+        """Tell that a device seems to know us no more; it is not paired again without a person."""
+        self._report(PairingReport(f"lost-{secrets.token_hex(6)}", "bond_lost", device=device.device))
 
     def obey(self, command: dict[str, Any]) -> None:
         """Begin; the answer comes later as a report. Raises BadInput for a command that makes no sense."""

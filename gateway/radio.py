@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -31,6 +32,7 @@ log = logging.getLogger("gateway.radio")
 
 CONNECT_TIMEOUT = 20.0
 SESSION_LIMIT = 120.0  # s; a device that streams is left alone
+DROPS = 3
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.5, 60.0
 
 
@@ -50,6 +52,8 @@ class Radio:
         self._back_off: dict[str, float] = {}
         self._broadcasts: dict[str, bytes] = {}
         self._connecting = 0
+        self._dropped: dict[str, int] = {}  # times in a row that a device hung up before it had said anything
+        self.on_bond_lost: Callable[[Device], None] = lambda _device: None
         self._rescan = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listening: dict[str, AdvertisementData] | None = None
@@ -131,21 +135,37 @@ class Radio:
             async with asyncio.timeout(None if device.model.history == "stream" else SESSION_LIMIT):
                 frames = await self._read(device, found)
             outcome = "read" if frames else "empty"
+            self._dropped.pop(device.address, None)
         except (BleakError, TimeoutError, Unavailable, OSError, EOFError) as error:
             outcome = "failed"
+            self._note_drop(device, error)
             log.info("session failed", extra={"device": device.device, "error": type(error).__name__, "text": str(error)[:120]})
         except Exception:  # one bad device never stalls another
             outcome = "failed"
             log.exception("session failed", extra={"device": device.device})
         metrics.sessions.labels(outcome).inc()
         self._pause(found.address, quiet=outcome == "read")
-        self._rescan.set()
+
+    def _note_drop(self, device: Device, error: Exception) -> None:
+        """A bonded device that hangs up on us again and again before it is even asked has lost our key: a person must pair it anew."""
+        if device.model.bond == "none" or not isinstance(error, BleakError) or "disconnect" not in str(error).lower():
+            self._dropped.pop(device.address, None)
+            return
+        self._dropped[device.address] = self._dropped.get(device.address, 0) + 1
+        if self._dropped[device.address] == DROPS:
+            log.warning("bond lost, it seems", extra={"device": device.device})
+            self.on_bond_lost(device)
 
     def _pause(self, address: str, *, quiet: bool) -> None:
-        """When to look at this device again: at once after a good session, else later each time, with jitter."""
+        """When to look at this device again: at once after a good session, else later each time, with jitter.
+
+        The scan begins anew when the pause is over, not before: what BlueZ tells within it would be told for nothing.
+        """
         wait = 0.0 if quiet else min(self._back_off.get(address, FIRST_BACK_OFF / 2) * 2, LONGEST_BACK_OFF)
         self._back_off[address] = wait if wait else FIRST_BACK_OFF / 2
-        self._not_before[address] = time.monotonic() + wait * random.uniform(0.75, 1.25)  # noqa: S311
+        wait *= random.uniform(0.75, 1.25)  # noqa: S311
+        self._not_before[address] = time.monotonic() + wait
+        asyncio.get_running_loop().call_later(wait + 0.01, self._rescan.set)
 
     @contextlib.asynccontextmanager
     async def _connected(self, device: Device, found: BLEDevice) -> Any:

@@ -109,6 +109,7 @@ async def run(
     zone = ZoneInfo(settings.zone)
     radio = Radio(known, Intake(spool, station, zone, uplink.wake), zone, scanner, client)
     pairing = Pairing(known, settings.devices, radio, spool, uplink.report)
+    radio.on_bond_lost = pairing.lost
     uplink.on_command = Commands(station, pairing).obey
     password = settings.mqtt_password.get_secret_value() if settings.mqtt_password else None
     offline = json.dumps({"state": "offline", "boot": spool.boot}).encode()

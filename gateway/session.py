@@ -20,10 +20,12 @@ from zoneinfo import ZoneInfo
 from bleak import BleakClient
 from bleak.exc import BleakError
 
+from gateway import omron_memory
 from gateway.clock import ClockReading, was_moved
 from gateway.devices import Device
 from gateway.translate import Frame
 from vitals import gatt
+from vitals.device_model import Memory
 from vitals.errors import DecodeError, Unavailable
 from vitals.gatt.cgm import GlucoseRecords, SessionStart
 from vitals.gatt.glucose import GlucoseContext, GlucoseMeasurement
@@ -95,6 +97,8 @@ class Session:
 
     async def run(self) -> int:
         model = self._device.model
+        if model.memory is not None:
+            return await self._read_memory(model.memory)
         await self._read_clock()
         if model.time == "write":
             await self._write_clock()
@@ -117,6 +121,13 @@ class Session:
         finally:
             self._flush(final=False)
         return self.frames
+
+    async def _read_memory(self, memory: Memory) -> int:
+        """A vendor's own way to the records; what was read before is known by its bytes."""
+        now = datetime.now(UTC)
+        records = await omron_memory.read(self._client, memory)
+        self._store.frames(self._device, [Frame("omron_proprietary_record", data, now, user=user) for user, data in records], None)
+        return len(records)
 
     # clocks
 

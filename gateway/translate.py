@@ -35,6 +35,7 @@ class Frame:
     """One value as it was heard: `name` is its characteristic ("2A35") or vendor profile; the rest is what the session said beside it.
 
     newest_offset: minutes of the meter's newest record, which its clock has now. clock: as found; written: as we set it.
+    user: where the session knows it and the bytes do not say.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Frame:
     session: SessionStart | None = None
     weight: WeightMeasurement | None = None
     written: ClockReading | None = None
+    user: int | None = None
 
     def with_context(self, context: GlucoseContext) -> Frame:
         return replace(self, context=context)
@@ -136,8 +138,10 @@ def _parts(value: gatt.Value, frame: Frame, device: Device) -> list[_Part]:
     match value:
         case BloodPressureMeasurement():
             return [_blood_pressure(value)]
-        case EnhancedBloodPressure() | OmronRecord():
+        case EnhancedBloodPressure():
             return [_blood_pressure(value.plain())]
+        case OmronRecord():
+            return [replace(_blood_pressure(value.plain()), user=frame.user)]
         case GlucoseMeasurement():
             return [_glucose(value, frame, device)]
         case GlucoseRecords():

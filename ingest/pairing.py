@@ -42,6 +42,8 @@ async def ask(connection: Connection, gateway: str, command: str, body: dict[str
 
 async def answer(connection: Connection, gateway: str, report: PairingReport) -> bool:
     """Apply a gateway's report; False when this gateway was never asked that."""
+    if report.state == "bond_lost":
+        return await _lost(connection, gateway, report)
     cursor = await connection.execute(
         "select pairing, device, command from pairing where id = %s and gateway = %s for update", (report.id, gateway)
     )
@@ -51,7 +53,7 @@ async def answer(connection: Connection, gateway: str, report: PairingReport) ->
     state: str = report.state
     if report.state == "paired" and row["device"] is not None:
         state = await _paired(connection, row["device"], report)
-    elif report.state in ("unpaired", "bond_lost") and row["device"] is not None:
+    elif report.state == "unpaired" and row["device"] is not None:
         await connection.execute("update device set bond = 'none', bond_protected = false where device = %s", (row["device"],))
     await connection.execute(
         "update pairing set state = %s, report = %s, answered_at = now() where pairing = %s",
@@ -74,6 +76,28 @@ async def _paired(connection: Connection, device: str, report: PairingReport) ->
         (report.bond or "none", protected, report.model or None, serial, Jsonb(report.facts), device),
     )
     return "mismatch" if mismatch else "paired"
+
+
+async def _lost(connection: Connection, gateway: str, report: PairingReport) -> bool:
+    """Nobody asked for this: it is noted once for a device that this gateway reads, for people to pair it again."""
+    cursor = await connection.execute(
+        "insert into pairing (id, gateway, command, device, state, account, answered_at)"
+        " select %s, %s, 'pair', d.device, 'bond_lost', 'gateway', now() from device d where d.device = %s and (d.station = %s or exists"
+        " (select 1 from pairing p where p.device = d.device and p.gateway = %s and p.state = 'paired'))"
+        " on conflict (id) do nothing returning pairing",
+        (report.id, gateway, report.device, gateway, gateway),
+    )
+    return await cursor.fetchone() is not None
+
+
+async def lost(connection: Connection) -> list[dict[str, Any]]:
+    """Devices whose bond was lost and that were not paired since: device, gateway, since when."""
+    cursor = await connection.execute(
+        "select distinct on (device) device, gateway, asked_at from pairing p where state = 'bond_lost' and not exists"
+        " (select 1 from pairing l where l.device = p.device and l.state in ('paired', 'unpaired') and l.asked_at > p.asked_at)"
+        " order by device, asked_at desc"
+    )
+    return await cursor.fetchall()
 
 
 async def get(connection: Connection, gateway: str, name: str) -> dict[str, Any] | None:

@@ -27,6 +27,15 @@ QUIRKS = frozenset(
 )  # fmt: skip
 
 
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A memory read in blocks: the address of each user's first record, how many records, bytes of one, bytes of a block."""
+
+    users: tuple[int, ...]
+    records: int
+    size: int
+    block: int
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One row; `models.toml` says what each field means."""
 
@@ -43,6 +52,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     company: int | None = None
     consent: bool = False
     protocol: str | None = None
+    memory: Memory | None = None
     quirks: frozenset[str] = frozenset()
     note: str = ""
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
-from ingest import lives
+from ingest import lives, pairing
 from vitals.errors import ConfigError, Unavailable
 from vitals.floor import database
 from vitals.floor.mqtt import Link
@@ -154,6 +154,8 @@ async def _tables(connection: database.Connection) -> list[str]:
          "select care_case::text as x from care_case where team = 'centre' and ended_at is null limit 5"),
     ):  # fmt: skip
         problems += [words.format(row["x"]) for row in await (await connection.execute(query)).fetchall()]
+    for lost in await pairing.lost(connection):
+        problems.append(f"device {lost['device']}: knows {lost['gateway']} no more since {lost['asked_at']:%Y-%m-%d %H:%M}; pair it again")
     for gateway in await lives.forked(connection):
         problems.append(f"gateway {gateway}: its disk was copied or set back; look at both, then revoke and enrol it again")
     row = await (await connection.execute("select count(*) as n from quarantine where last_at > now() - interval '1 day'")).fetchone()

@@ -12,7 +12,7 @@ create table pairing (
     gateway text not null references gateway,
     command text not null check (command in ('pair', 'unpair', 'discover')),
     device text,
-    state text not null default 'asked',   -- asked | paired | failed | unpaired | found | mismatch
+    state text not null default 'asked',   -- asked | paired | failed | unpaired | found | mismatch | bond_lost
     report jsonb,
     account text not null,
     asked_at timestamptz not null default now(),

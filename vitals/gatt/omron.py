@@ -2,12 +2,17 @@
 
 Two families of layout. 14 bytes, bits counted from the most significant bit of the first byte: diastolic, systolic
 less 25, year, pulse, then movement, irregular pulse, month, day, hour, minute, second. 16 bytes: the same fields the
-other way round, as one little-endian number. An empty slot of the memory is all ones. Sources: public protocol notes
-of these models; no captured frame of ours.
+other way round, as one little-endian number. An empty slot of the memory is all ones.
+
+A packet is its length, a command of two bytes, an address, a size, data, and a byte that makes the exclusive or of all of
+them zero; packets longer than 16 bytes are spread over the channels. Sources: public protocol notes of these models; no
+captured frame of ours.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,3 +88,31 @@ class OmronRecord:
 
     def as_json(self) -> dict[str, Any]:
         return {**self.plain().as_json(), "timestamp": time_text(self.time)}
+
+
+# the memory is read by packets over four characteristics each way
+WRITE_CHANNELS = (
+    "db5b55e0-aee7-11e1-965e-0002a5d5c51b", "e0b8a060-aee7-11e1-92f4-0002a5d5c51b",
+    "0ae12b00-aee8-11e1-a192-0002a5d5c51b", "10e1ba60-aee8-11e1-89e5-0002a5d5c51b",
+)  # fmt: skip
+READ_CHANNELS = (
+    "49123040-aee8-11e1-a74d-0002a5d5c51b", "4d0bf320-aee8-11e1-a0d9-0002a5d5c51b",
+    "5128ce60-aee8-11e1-b84b-0002a5d5c51b", "560f1420-aee8-11e1-8184-0002a5d5c51b",
+)  # fmt: skip
+CHANNEL = 16  # bytes
+BEGIN, READ, END = 0x0000, 0x0100, 0x0F00
+ANSWER = 0x8000
+
+
+def packet(command: int, address: int = 0, size: int = 0, data: bytes = b"") -> bytes:
+    """One packet with its checksum."""
+    body = command.to_bytes(2, "big") + address.to_bytes(2, "big") + bytes((size,)) + data
+    whole = bytes((len(body) + 3,)) + body + b"\0"
+    return whole + bytes((functools.reduce(operator.xor, whole),))
+
+
+def unpacked(whole: bytes) -> tuple[int, int, bytes]:
+    """(command, address, data) of a packet; raises DecodeError `omron_packet`."""
+    if len(whole) < 8 or whole[0] != len(whole) or functools.reduce(operator.xor, whole):
+        raise DecodeError("omron_packet", whole.hex()[:64])
+    return int.from_bytes(whole[1:3], "big"), int.from_bytes(whole[3:5], "big"), whole[6 : 6 + whole[5]]
