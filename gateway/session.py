@@ -1,8 +1,9 @@
 """One conversation with one connected device: bond, clock, consent, subscriptions, stored records; then listen.
 
 What differs between models comes from their row in the table, never from a branch on a name. Indications are made
-durable before anything else happens, because the host has confirmed them already; numbered histories arrive as
-notifications that can be asked for again, so they are gathered and made durable together.
+durable in the turn of the event loop that brought them, together, because the host has confirmed them already and a
+transaction for each would fall behind a burst; numbered histories arrive as notifications that can be asked for
+again, so they are gathered a little longer.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Session:
         self._session_start: SessionStart | None = None
         self._weight: WeightMeasurement | None = None
         self._newest_offset: int | None = None
+        self._indicated: list[Frame] = []  # of this turn of the event loop
         self._gathered: list[Frame] = []
         self._held: Frame | None = None  # a glucose value whose context is still to come
         self._high: tuple[str, int, str] | None = None
@@ -221,7 +223,9 @@ class Session:
             if name == "2A9D":
                 with contextlib.suppress(DecodeError):
                     self._weight = WeightMeasurement.from_bytes(data)
-            self._store.frames(self._device, [self._frame(name, data)], None)
+            if not self._indicated:
+                asyncio.get_running_loop().call_soon(self._flush_or_fail)
+            self._indicated.append(self._frame(name, data))
 
     def _glucose(self, data: bytes) -> None:
         if self._transfer.probing:
@@ -293,6 +297,9 @@ class Session:
         """Make durable what was gathered; a value still waiting for its context is left to be asked for again."""
         if final:
             self._release()
+        if self._indicated:
+            indicated, self._indicated = self._indicated, []
+            self._store.frames(self._device, indicated, None)
         if self._gathered:
             gathered, self._gathered = self._gathered, []
             numbered = self._high if self._device.model.history == "racp" else None

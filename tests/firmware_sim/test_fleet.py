@@ -48,6 +48,7 @@ def test_it_reaches_a_broker_and_counts_what_was_acknowledged(tmp_path: Path) ->
         missing("mosquitto", "not installed")
     broker = Broker(tmp_path)
     broker.start()
+    broker.wait()
     try:
         made = fleet.Fleet("127.0.0.1", broker.port, 200)
         made.connect()

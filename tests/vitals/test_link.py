@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -35,6 +36,16 @@ class Broker:
         program = mosquitto_program()
         assert program is not None
         self._process = subprocess.Popen([program, "-c", str(self._configuration)], stderr=subprocess.DEVNULL)
+
+    def wait(self) -> None:
+        """Until it listens."""
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
 
     def kill(self) -> None:
         assert self._process is not None
