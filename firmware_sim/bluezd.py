@@ -14,8 +14,8 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from bumble import hci
@@ -27,19 +27,16 @@ from dbus_fast.aio import MessageBus
 from firmware_sim.bluez import (
     ADAPTER,
     BLUEZ,
-    CHARACTERISTIC,
     DESCRIPTOR,
     DEVICE,
-    GATT_FLAGS,
     OBJECTS,
     PROPERTIES,
-    SERVICE,
     BluezError,
     ObjectTree,
     PatientSocket,
-    att_error,
 )  # fmt: skip
-from firmware_sim.central import MTU, NEEDS_ENCRYPTION, Central, full_uuid, parse_advertisement
+from firmware_sim.bluez_gatt import Gatt
+from firmware_sim.central import MTU, Central, full_uuid, parse_advertisement
 
 log = logging.getLogger("firmware_sim.bluezd")
 
@@ -60,17 +57,6 @@ class _Remote:
     resolving: asyncio.Task[None] | None = None
 
 
-@dataclass
-class _Attribute:
-    """A characteristic or descriptor on the bus. Subscribers are bus names."""
-
-    item: Any
-    device: str
-    subscribers: set[str] = field(default_factory=set)
-    sockets: list[socket.socket] = field(default_factory=list)
-    callback: Callable[[bytes], None] | None = None
-
-
 class FakeBluez:
     """Serve org.bluez on the bus at `bus_address` until `stop`."""
 
@@ -80,7 +66,7 @@ class FakeBluez:
         self._adapter = f"/org/bluez/{adapter}"
         self._tree = ObjectTree(self._bus)
         self._remotes: dict[str, _Remote] = {}
-        self._attributes: dict[str, _Attribute] = {}
+        self._gatt = Gatt(self._tree, self._pair, lambda path: self._remotes[path].connection)
         self._scanners: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._agent: tuple[str, str] | None = None  # bus name and path
@@ -139,14 +125,7 @@ class FakeBluez:
             self._agent = None
         if client in self._scanners:
             await self._stop_discovery(client)
-        for path, attribute in list(self._attributes.items()):
-            if client in attribute.subscribers:
-                with contextlib.suppress(BluezError, KeyError):
-                    await self._unsubscribe(path, client)
-
-    def _drop(self, path: str) -> None:
-        self._attributes.pop(path, None)
-        self._tree.drop(path)
+        await self._gatt.client_left(client)
 
     # discovery
 
@@ -214,9 +193,9 @@ class FakeBluez:
 
     def _remove(self, path: str) -> None:
         for child in self._tree.children(path):
-            self._drop(child)
+            self._gatt.drop(child)
         self._remotes.pop(path, None)
-        self._drop(path)
+        self._gatt.drop(path)
 
     # connections and bonds
 
@@ -247,19 +226,11 @@ class FakeBluez:
         remote.connection = None
         if remote.resolving is not None:
             remote.resolving.cancel()
-        for child in self._tree.children(path):
-            attribute = self._attributes.get(child)
-            if attribute is not None:
-                for opened in attribute.sockets:
-                    opened.close()
-                attribute.sockets.clear()
-                attribute.subscribers.clear()
-                if CHARACTERISTIC in self._tree.objects[child] and self._tree.objects[child][CHARACTERISTIC].get("Notifying"):
-                    self._tree.set(child, CHARACTERISTIC, Notifying=False)
+        self._gatt.lost(path)
         self._tree.set(path, DEVICE, ServicesResolved=False, Connected=False)
         if not self._tree.objects[path][DEVICE]["Paired"]:
             for child in self._tree.children(path):
-                self._drop(child)
+                self._gatt.drop(child)
 
     async def _resolve(self, path: str) -> None:
         remote = self._remotes[path]
@@ -276,7 +247,7 @@ class FakeBluez:
             for service in peer.services:
                 uuids.append(full_uuid(service.uuid))
                 await service.discover_characteristics()
-                await self._publish_service(path, service, connection.att_mtu)
+                await self._gatt.publish(path, service, connection.att_mtu)
             self._tree.set(path, DEVICE, UUIDs=sorted(set(self._tree.objects[path][DEVICE]["UUIDs"]) | set(uuids)), ServicesResolved=True)
 
     @staticmethod
@@ -286,29 +257,6 @@ class FakeBluez:
         except hci.HCI_Error:
             return False
         return True
-
-    async def _publish_service(self, path: str, service: Any, mtu: int) -> None:
-        service_path = f"{path}/service{service.handle:04x}"
-        if service_path not in self._tree.objects:
-            self._tree.add(service_path, {SERVICE: {"UUID": full_uuid(service.uuid), "Device": path, "Primary": True, "Includes": []}})
-        for item in service.characteristics:
-            item_path = f"{service_path}/char{item.handle - 1:04x}"  # bluetoothd names the declaration, not the value
-            await item.discover_descriptors()
-            flags = [name for bit, name in enumerate(GATT_FLAGS) if int(item.properties) >> bit & 1]
-            values = {"UUID": full_uuid(item.uuid), "Service": service_path, "Value": b"", "Flags": flags, "MTU": mtu}
-            if {"notify", "indicate"} & set(flags):
-                values |= {"Notifying": False, "NotifyAcquired": False}
-            if "write-without-response" in flags:
-                values["WriteAcquired"] = False
-            self._attributes[item_path] = _Attribute(item, path)
-            if item_path not in self._tree.objects:
-                self._tree.add(item_path, {CHARACTERISTIC: values})
-            for descriptor in item.descriptors:
-                descriptor_path = f"{item_path}/desc{descriptor.handle:04x}"
-                self._attributes[descriptor_path] = _Attribute(descriptor, path)
-                if descriptor_path not in self._tree.objects:
-                    text = {"UUID": full_uuid(descriptor.type), "Characteristic": item_path, "Value": b"", "Flags": []}
-                    self._tree.add(descriptor_path, {DESCRIPTOR: text})
 
     async def _pair(self, path: str) -> None:
         if self._tree.objects[path][DEVICE]["Paired"]:
@@ -324,57 +272,6 @@ class FakeBluez:
         except Exception:  # noqa: BLE001  bumble has many ways to refuse a pairing, BlueZ has one
             raise BluezError("AuthenticationFailed", "Authentication Failed") from None
         self._tree.set(path, DEVICE, Paired=True, Bonded=True)
-
-    # GATT
-
-    async def _att(self, path: str, operation: Callable[[Any], Awaitable[Any]]) -> Any:
-        attribute = self._attributes[path]
-        remote = self._remotes[attribute.device]
-        for attempt in (1, 2):
-            connection = remote.connection
-            if connection is None:
-                raise BluezError("Failed", "Not connected")
-            try:
-                return await operation(attribute.item)
-            except ATT_Error as error:
-                if attempt == 1 and error.error_code in NEEDS_ENCRYPTION and not connection.is_encrypted:
-                    with contextlib.suppress(BluezError):
-                        await self._pair(attribute.device)
-                        continue
-                raise att_error(error.error_code) from None
-            except asyncio.CancelledError:
-                raise BluezError("Failed", "Not connected") from None
-        raise AssertionError("unreachable")
-
-    async def _subscribe(self, path: str, sender: str, *, by_socket: bool) -> tuple[socket.socket, int] | None:
-        attribute = self._attributes[path]
-        if not {"notify", "indicate"} & set(self._tree.objects[path][CHARACTERISTIC]["Flags"]):
-            raise BluezError("NotSupported", "Operation is not supported")
-        ours: socket.socket | None = None
-        theirs: socket.socket | None = None
-        if by_socket:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            attribute.sockets.append(ours)
-
-        def heard(value: bytes) -> None:
-            if ours is None:
-                self._tree.set(path, CHARACTERISTIC, Value=bytes(value))
-            else:
-                with contextlib.suppress(OSError):
-                    ours.send(bytes(value))
-
-        attribute.subscribers.add(sender)
-        attribute.callback = heard
-        await self._att(path, lambda item: item.subscribe(heard))
-        self._tree.set(path, CHARACTERISTIC, Notifying=True)
-        return (theirs, int(self._tree.objects[path][CHARACTERISTIC]["MTU"])) if theirs is not None else None
-
-    async def _unsubscribe(self, path: str, sender: str) -> None:
-        attribute = self._attributes[path]
-        attribute.subscribers.discard(sender)
-        if not attribute.subscribers:
-            await self._att(path, lambda item: item.unsubscribe(attribute.callback))
-            self._tree.set(path, CHARACTERISTIC, Notifying=False)
 
     # D-Bus
 
@@ -455,21 +352,21 @@ class FakeBluez:
             case "Pair":
                 await self._pair(path)
             case "ReadValue":
-                value = bytes(await self._att(path, lambda item: item.read_value()))
+                value = bytes(await self._gatt.att(path, lambda item: item.read_value()))
                 self._tree.set(path, str(message.interface), Value=value)
                 return "ay", [value], []
             case "WriteValue":
                 kind = body[1].get("type")
                 respond = kind is None or kind.value != "command" or message.interface == DESCRIPTOR
-                await self._att(path, lambda item: item.write_value(bytes(body[0]), with_response=respond))
+                await self._gatt.att(path, lambda item: item.write_value(bytes(body[0]), with_response=respond))
             case "StartNotify":
-                await self._subscribe(path, sender, by_socket=False)
+                await self._gatt.subscribe(path, sender, by_socket=False)
             case "AcquireNotify":
-                acquired = await self._subscribe(path, sender, by_socket=True)
+                acquired = await self._gatt.subscribe(path, sender, by_socket=True)
                 if acquired is not None:
                     return "hq", [0, acquired[1]], [acquired[0]]
             case "StopNotify":
-                await self._unsubscribe(path, sender)
+                await self._gatt.unsubscribe(path, sender)
             case other:
                 raise BluezError("NotSupported", str(other))
         return nothing

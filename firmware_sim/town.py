@@ -279,8 +279,10 @@ async def private_bus(socket: Path) -> AsyncIterator[str]:
             program, f"--config-file={configuration}", "--nofork", "--nopidfile", stderr=asyncio.subprocess.DEVNULL
         )
         try:
-            for _ in range(200):
-                if socket.exists():
+            for _ in range(500):
+                with contextlib.suppress(OSError):  # the file is there a moment before anybody listens
+                    _, writer = await asyncio.open_unix_connection(str(socket))
+                    writer.close()
                     break
                 await asyncio.sleep(0.02)
             yield f"unix:path={socket}"

@@ -14,7 +14,7 @@ from bleak import BleakClient
 from bleak.exc import BleakError
 
 from gateway.devices import Device
-from gateway.session import Store
+from gateway.store import Store
 from gateway.translate import Frame
 from vitals import gatt
 from vitals.errors import DecodeError

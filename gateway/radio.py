@@ -23,7 +23,8 @@ from bleak.exc import BleakError
 
 from gateway import broadcast
 from gateway.devices import Device
-from gateway.session import Session, Store
+from gateway.session import Session
+from gateway.store import Store
 from gateway.translate import Frame
 from vitals.errors import Unavailable
 from vitals.floor import metrics

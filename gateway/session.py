@@ -14,16 +14,18 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from bleak import BleakClient
 from bleak.exc import BleakError
 
 from gateway import omron_memory
-from gateway.clock import ClockReading, was_moved
+from gateway.clock import ClockReading
+from gateway.device_clock import DeviceClock
 from gateway.devices import Device
+from gateway.store import Store
 from gateway.translate import Frame
 from vitals import gatt
 from vitals.device_model import Memory
@@ -47,20 +49,6 @@ UNKNOWN_SESSION = "unknown-session"
 # what is subscribed to, in this order: a context before the value that announces it, control points last
 MEASUREMENTS = ("2A34", "2A18", "2AA7", "2A35", "2B34", "2A37", "2A5E", "2A5F", "2A1C", "2A9D", "2A9C", "2B40", "2B42")
 RACP = "2A52"
-
-
-class Store(Protocol):
-    """What a session needs of the spool; all of it is durable when it returns."""
-
-    def frames(self, device: Device, frames: list[Frame], progress: tuple[str, int, str] | None) -> None: ...
-
-    def refuse(self, device: Device, frame: Frame, reason: str) -> None: ...
-
-    def history(self, device: str, series: str) -> tuple[int, str] | None: ...
-
-    def clock_offset(self, device: str) -> float | None: ...
-
-    def note_clock(self, device: str, offset: float) -> None: ...
 
 
 @dataclass(slots=True)
@@ -101,9 +89,10 @@ class Session:
         model = self._device.model
         if model.memory is not None:
             return await self._read_memory(model.memory)
-        await self._read_clock()
-        if model.time == "write":
-            await self._write_clock()
+        device_clock = DeviceClock(self._client, self._device, self._store, self._zone)
+        self._clock = await device_clock.read()
+        if model.time == "write" and (self._clock is None or self._clock.wrong(self._zone)):
+            self._written = await device_clock.write()
         if model.consent:
             await self._consent()
         if self._has("2AAA"):
@@ -115,7 +104,7 @@ class Session:
                 if self._has(name):
                     await self._client.start_notify(gatt.uuid16(int(name, 16)), self._listener(name))
             if model.time == "write_first":
-                await self._write_clock()
+                self._written = await device_clock.write()
             if model.history.startswith("racp") and self._has(RACP):
                 await self._client.start_notify(gatt.RECORD_ACCESS, self._on_answer)
                 await self._fetch()
@@ -130,47 +119,6 @@ class Session:
         records = await omron_memory.read(self._client, memory)
         self._store.frames(self._device, [Frame("omron_proprietary_record", data, now, user=user) for user, data in records], None)
         return len(records)
-
-    # clocks
-
-    async def _read_clock(self) -> None:
-        """The device's clock against ours, at the same moment; whether it was moved since we met last."""
-        name = "2A2B" if self._has("2A2B") else "2A08"
-        if self._device.model.time == "none" or not self._has(name):
-            return
-        with contextlib.suppress(BleakError, DecodeError):
-            before = datetime.now(UTC)
-            data = bytes(await self._client.read_gatt_char(gatt.uuid16(int(name, 16))))
-            after = datetime.now(UTC)
-            current = gatt.CurrentTime.from_bytes(data) if name == "2A2B" else gatt.CurrentTime(gatt.DeviceTime.from_bytes(data))
-            shown = current.time.calendar()
-            if shown is None:
-                return
-            shown = shown.replace(microsecond=current.fraction_256 * 1_000_000 // 256)
-            clock = ClockReading(shown, before + (after - before) / 2)
-            known = self._store.clock_offset(self._device.device)
-            moved = was_moved(clock, None if known is None else timedelta(seconds=known), self._zone)
-            self._clock = clock._replace(moved=moved)
-            self._store.note_clock(self._device.device, clock.offset(self._zone).total_seconds())
-
-    async def _write_clock(self) -> None:
-        """Set the device's clock if it is wrong or cannot be read; what it stored before keeps the old offset."""
-        if self._clock is not None and not self._clock.wrong(self._zone) and self._device.model.time != "write_first":
-            return
-        name = "2A2B" if self._has("2A2B") else "2A08"
-        if not self._has(name):
-            return
-        now = datetime.now(UTC)
-        local = now.astimezone(self._zone).replace(tzinfo=None)
-        told = gatt.DeviceTime.of(local)
-        data = bytes(told) if name == "2A08" else bytes(gatt.CurrentTime(told, local.isoweekday(), local.microsecond * 256 // 1_000_000))
-        try:
-            await self._client.write_gatt_char(gatt.uuid16(int(name, 16)), data, response=True)
-        except BleakError as error:
-            log.info("clock not set", extra={"device": self._device.device, "text": str(error)[:120]})
-            return
-        self._written = ClockReading(local, now)
-        self._store.note_clock(self._device.device, 0.0)
 
     # consent
 

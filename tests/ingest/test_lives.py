@@ -63,3 +63,16 @@ async def test_a_pairing_answer_counts_only_from_the_gateway_that_was_asked(clin
 def test_reports_survive_the_wire() -> None:
     report = PairingReport("p-1", "found", found=({"address": "F0:00:00:00:00:01", "kind": "glucose"},))
     assert wire.decode_pairing(wire.encode_pairing(report)) == report
+
+
+async def test_what_a_kiosk_reports_without_a_number_is_stored_as_an_answer(clinic: Clinic) -> None:
+    """Faecal occult blood is coded; spirometry is composite; both come as measurements like any other."""
+    judged = await clinic.send(
+        message(measurement(kind="coded", values={"fobt": "positive"})),
+        message(measurement(kind="spirometry", values={"fev1": 2.31, "fvc": 3.4, "fev1_fvc": 67.9})),
+        message(measurement(kind="coded", values={"fobt": "perhaps"})),
+    )
+    assert [one.refusal for one in judged] == [None, None, ("unknown_answer", "fobt")]
+    rows = await clinic.rows("select kind, coded from measurement order by measurement")
+    assert [(row["kind"], row["coded"]) for row in rows] == [("coded", {"fobt": "positive"}), ("spirometry", {})]
+    assert await clinic.value("select count(*) from reading") == 3
