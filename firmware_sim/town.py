@@ -135,6 +135,8 @@ class Town:
         what, name = command.pop("do", None), command.pop("device", None)
         if what == "list":
             return {"devices": sorted(self.devices)}
+        if what == "bonds":
+            return {"addresses": sorted(self.central.bonded())}
         if what == "advance":
             return {"now": self.advance(**command).isoformat()}
         if what == "add":

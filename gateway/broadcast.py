@@ -44,6 +44,8 @@ def accept(store: Store, device: Device, frame: Frame) -> None:
             number = value.counter if value.counter is not None else value.packet_id()
             known = store.history(device.device, _SERIES)
             if known is not None and number is not None:
+                if number == known[0] and known[1] == frame.data.hex():
+                    return  # the same one, heard again after a restart
                 if value.counter is not None and number <= known[0]:
                     store.refuse(device, frame, "replayed")
                     return
@@ -61,5 +63,10 @@ async def identity(client: BleakClient) -> dict[str, str]:
         with contextlib.suppress(BleakError, DecodeError):
             text = Text.from_bytes(bytes(await client.read_gatt_char(uuid)))
             if text.meaningful():
-                found[name] = text.text[:64]
+                found[name] = plain(text.text)
     return found
+
+
+def plain(text: str) -> str:
+    """What a device calls itself, fit to be shown: printable and short."""
+    return "".join(letter for letter in text if letter.isprintable())[:64]

@@ -22,7 +22,7 @@ from vitals.wire import valid_name
 
 KINDS = ("blood_pressure", "glucose", "cgm", "heart_rate", "pulse_oximetry", "temperature", "weight", "activity")
 _ADDRESS = re.compile(r"([0-9A-F]{2}:){5}[0-9A-F]{2}")
-_FIELDS = ("device", "address", "kind", "setting", "model", "users", "user", "consent", "passkey", "bind_key")
+_FIELDS = ("device", "address", "kind", "setting", "model", "users", "user", "consent", "passkey", "bind_key", "bond")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Device:
     consent: int | None = None
     passkey: int | None = None
     key: bytes | None = None
+    bond: str = ""  # how good the bond was when a command made it; empty for a row that a person wrote
 
     def names(self) -> set[str]:
         return {self.device, *self.users.values()}
@@ -71,6 +72,9 @@ def device(row: dict[str, Any], here: str = "device") -> Device:
     for what, limit in (("user", 254), ("consent", 9999), ("passkey", 999999)):
         if row.get(what) is not None and (not isinstance(row[what], int) or not 0 <= row[what] <= limit):
             problems.append(f"{here}: {what} must be a number up to {limit}")
+    bond = str(row.get("bond", ""))
+    if bond not in ("", "none", "unauthenticated", "authenticated"):
+        problems.append(f"{here}: bond must be none, unauthenticated or authenticated")
     key = str(row.get("bind_key", ""))
     if key and not re.fullmatch(r"[0-9a-fA-F]{32}", key):
         problems.append(f"{here}: bind_key must be 32 hex digits")
@@ -78,7 +82,17 @@ def device(row: dict[str, Any], here: str = "device") -> Device:
         raise ConfigError(problems or [f"{here}: kind must be one of {', '.join(KINDS)}"])
     listed = {int(number): str(value) for number, value in users.items()}
     return Device(
-        name, address, kind, setting, model, listed, row.get("user"), row.get("consent"), row.get("passkey"), bytes.fromhex(key) or None
+        name,
+        address,
+        kind,
+        setting,
+        model,
+        listed,
+        row.get("user"),
+        row.get("consent"),
+        row.get("passkey"),
+        bytes.fromhex(key) or None,
+        bond,
     )
 
 
@@ -121,7 +135,7 @@ def row(one: Device) -> dict[str, Any]:
     words: dict[str, Any] = {
         "device": one.device, "address": one.address, "kind": one.kind, "setting": one.setting, "model": one.model.name,
         "users": {str(number): name for number, name in one.users.items()} or None, "user": one.user, "consent": one.consent,
-        "passkey": one.passkey, "bind_key": one.key.hex() if one.key else None,
+        "passkey": one.passkey, "bind_key": one.key.hex() if one.key else None, "bond": one.bond or None,
     }  # fmt: skip
     return {name: value for name, value in words.items() if value is not None}
 

@@ -14,12 +14,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bleak.exc import BleakError
 
 from gateway import devices
+from gateway.broadcast import plain
 from gateway.devices import Device
 from gateway.radio import Radio
 from gateway.spool import Spool
@@ -83,13 +85,19 @@ class Pairing:
         if taken:
             self._report(PairingReport(name, "failed", device=device.device, reason="name_taken"))
             return
+        before = self._known.get(device.address)
+        if before is not None and before.bond and replace(device, bond=before.bond) == before:
+            self._report(PairingReport(name, "paired", device=device.device, bond=_BONDS[before.bond], model=device.model.name))
+            return
+        if before is None:
+            self.asked.discard(device.address)
         protocol = device.model.protocol or ""
         facts: dict[str, str] = {}
         self._pending[device.address] = device
         try:
             if protocol.endswith("_adv"):
                 found, advertisement = await self._radio.seek(device.address, seconds)
-                facts = {"name": advertisement.local_name or found.name or ""}
+                facts = {"name": plain(advertisement.local_name or found.name or "")}
             else:
                 facts = await self._radio.bond(device, seconds)
         except (BleakError, TimeoutError, OSError, EOFError) as error:
@@ -98,16 +106,18 @@ class Pairing:
             return
         finally:
             self._pending.pop(device.address, None)
-        self._known[device.address] = device
+        quality = self._quality(device, before)
+        self._known[device.address] = replace(device, bond=quality)
         self._write()
-        quality = self._quality(device)
         log.info("paired", extra={"device": device.device, "bond": quality})
         self._report(PairingReport(name, "paired", device=device.device, bond=quality, model=device.model.name, facts=facts))
 
-    def _quality(self, device: Device) -> Literal["authenticated", "unauthenticated", "none"]:
+    def _quality(self, device: Device, before: Device | None) -> Literal["authenticated", "unauthenticated", "none"]:
+        """A host that holds a bond is not asked for the passkey again: what the bond was worth stays."""
         if device.model.bond == "none" or (device.model.protocol or "").endswith("_adv"):
             return "none"
-        return "authenticated" if device.address in self.asked else "unauthenticated"
+        kept = before is not None and before.bond == "authenticated"
+        return "authenticated" if kept or device.address in self.asked else "unauthenticated"
 
     async def _unpair(self, name: str, named: str) -> None:
         device = next((one for one in self._known.values() if one.device == named), None)
@@ -132,7 +142,12 @@ class Pairing:
             model = device_model.recognise(advertisement.local_name, advertisement.manufacturer_data)
             kind = model.kind if model is not None else broadcast_kind(advertisement.service_uuids)
             if kind is not None and address not in self._known:
-                words = {"address": address, "name": advertisement.local_name or "", "kind": kind, "model": model.name if model else ""}
+                words = {
+                    "address": address,
+                    "name": plain(advertisement.local_name or ""),
+                    "kind": kind,
+                    "model": model.name if model else "",
+                }
                 rows.append(words)
         self._report(PairingReport(name, "found", found=tuple(rows[:50])))
 
@@ -140,6 +155,9 @@ class Pairing:
         devices.write(self._file, self._known.values())
 
 
+_BONDS: dict[str, Literal["authenticated", "unauthenticated", "none"]] = {
+    "authenticated": "authenticated", "unauthenticated": "unauthenticated", "none": "none",
+}  # fmt: skip
 _KINDS = {
     0x1810: "blood_pressure", 0x1808: "glucose", 0x181F: "cgm", 0x180D: "heart_rate", 0x1822: "pulse_oximetry", 0x1809: "temperature",
     0x181D: "weight", 0x181B: "weight", 0x183E: "activity",

@@ -223,7 +223,7 @@ class Radio:
                 facts = await broadcast.identity(client)
         finally:
             self._not_before.pop(found.address, None)
-        return {"name": advertisement.local_name or found.name or "", **facts}
+        return {"name": broadcast.plain(advertisement.local_name or found.name or ""), **facts}
 
     async def unbond(self, address: str) -> None:
         """Remove the bond from this host; a device that is away is forgotten all the same."""

@@ -117,7 +117,7 @@ class Session:
         """A vendor's own way to the records; what was read before is known by its bytes."""
         now = datetime.now(UTC)
         records = await omron_memory.read(self._client, memory)
-        self._store.frames(self._device, [Frame("omron_proprietary_record", data, now, user=user) for user, data in records], None)
+        self._keep([Frame("omron_proprietary_record", data, now, user=user) for user, data in records], None)
         return len(records)
 
     # consent
@@ -220,7 +220,7 @@ class Session:
         self._gathered.append(frame)
         number = self._number(frame)
         if number is not None:
-            self._high = (self._series(), number, frame.data.hex())
+            self._high = (self._series(), number, _digest(frame))
 
     def _series(self) -> str:
         if self._device.kind != "cgm":
@@ -241,17 +241,25 @@ class Session:
         except Exception as error:  # noqa: BLE001  handed to the radio, which ends the process with it
             self._fail(error)
 
+    def _keep(self, frames: list[Frame], progress: tuple[str, int, str] | None) -> None:
+        """Make durable; what cannot be must stop the process, wherever it happens."""
+        try:
+            self._store.frames(self._device, frames, progress)
+        except Exception as error:
+            self._fail(error)
+            raise
+
     def _flush(self, *, final: bool) -> None:
         """Make durable what was gathered; a value still waiting for its context is left to be asked for again."""
         if final:
             self._release()
         if self._indicated:
             indicated, self._indicated = self._indicated, []
-            self._store.frames(self._device, indicated, None)
+            self._keep(indicated, None)
         if self._gathered:
             gathered, self._gathered = self._gathered, []
             numbered = self._high if self._device.model.history == "racp" else None
-            self._store.frames(self._device, gathered, numbered)
+            self._keep(gathered, numbered)
 
     # stored records
 
@@ -296,7 +304,7 @@ class Session:
             with contextlib.suppress(DecodeError):
                 self._newest_offset = GlucoseMeasurement.from_bytes(data).offset or 0
         number = self._number(frame)
-        return None if number is None else (number, data.hex())
+        return None if number is None else (number, _digest(frame))
 
     async def _report(self, request: RecordAccess) -> None:
         began, before = time.monotonic(), self.frames
@@ -347,6 +355,11 @@ class Session:
             self._heard.clear()
             if not await _any(limit, self._gone, self._heard):
                 return
+
+
+def _digest(frame: Frame) -> str:
+    """What the newest record of this frame was: the same whether it came alone or with others."""
+    return (GlucoseRecords.slices(frame.data)[-1] if frame.name == "2AA7" else frame.data).hex()
 
 
 async def _any(timeout: float, *events: asyncio.Event) -> bool:  # noqa: ASYNC109  a limit on waiting, not a cancellation

@@ -75,6 +75,7 @@ class _Part:
     codes: dict[str, str] = field(default_factory=dict)
     user: int | None = None
     live: bool = False  # without a clock it was measured when it was heard
+    raw: bytes | None = None  # its own bytes, where the value holds several
     told: DeviceTime | None = None  # what to correct, where it is not `time` itself
 
 
@@ -121,7 +122,7 @@ def _measurement(part: _Part, frame: Frame, device: Device, zone: ZoneInfo, own_
         values={code: value for code, value in part.values.items() if value is not None and not isinstance(value, Special)},
         codes={**{code: value.value for code, value in part.values.items() if isinstance(value, Special)}, **part.codes},
         flags=[*part.flags, *user_flags],
-        raw=frame.data.hex(),
+        raw=(part.raw or frame.data).hex(),
     )
 
 
@@ -211,7 +212,7 @@ def _interstitial(value: GlucoseRecords, frame: Frame) -> list[_Part]:
     start = frame.session.time.calendar() if frame.session is not None else None
     series = str(frame.session.time) if frame.session is not None else "unknown-session"
     parts = []
-    for record in value.records:
+    for record, raw in zip(value.records, GlucoseRecords.slices(frame.data), strict=True):
         if record.not_a_reading():
             continue
         limit = record.out_of_range()
@@ -225,6 +226,7 @@ def _interstitial(value: GlucoseRecords, frame: Frame) -> list[_Part]:
                 series,
                 tuple(record.flag_names()),
                 {"glucose_interstitial": limit} if limit else {},
+                raw=raw,
             )
         )
     return parts

@@ -15,6 +15,7 @@ from gateway.station import Station
 from gateway.translate import Frame, translate
 from vitals.errors import BadInput, ConfigError, DecodeError
 from vitals.gatt import BloodPressureMeasurement, DeviceTime
+from vitals.gatt.cgm import CRC_SIG, GlucoseRecord, GlucoseRecords
 from vitals.measurement import Measurement
 from vitals.sfloat import Special
 
@@ -131,3 +132,53 @@ def test_every_fault_of_the_device_file_is_told_at_once(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ConfigError):
         devices.read(path)
+
+
+def test_a_sensors_record_is_the_same_alone_and_in_company() -> None:
+    """The raw bytes decide what a copy is, so each record carries its own, not those of its notification."""
+    sensor = devices.device({"device": "cgm-1", "address": "F0:00:00:00:00:02", "kind": "cgm", "setting": "wearable"})
+    records = [GlucoseRecord(100.0 + n, 5 * n, crc_variant=CRC_SIG) for n in range(3)]
+
+    def translated(data: bytes) -> list[Measurement]:
+        return translate(Frame("2AA7", data, NOW), sensor, zone=ZONE, own_record="x", checkin=None)[0]
+
+    together = translated(bytes(GlucoseRecords(tuple(records))))
+    alone = [translated(bytes(record))[0] for record in records]
+    assert [(one.series, one.record, one.raw) for one in together] == [(one.series, one.record, one.raw) for one in alone]
+
+
+def test_a_devices_row_survives_the_file_and_is_its_owners(tmp_path: Path) -> None:
+    row = {
+        "device": "scale-1", "address": "F0:00:00:00:00:03", "kind": "weight", "setting": "home", "model": "Beurer BF720", "user": 1,
+        "consent": 4711, "users": {"1": "scale-1-anna"}, "bond": "unauthenticated",
+    }  # fmt: skip
+    one = devices.device(row)
+    devices.write(tmp_path / "devices.json", [one])
+    assert devices.read(tmp_path / "devices.json") == {one.address: one}
+    assert (tmp_path / "devices.json").stat().st_mode & 0o077 == 0
+    with pytest.raises(ConfigError) as error:
+        devices.device({**row, "users": {"300": "x"}, "passkey": 1_000_000, "bind_key": "zz", "bond": "firm", "model": "no such"})
+    assert len(error.value.problems) == 5
+
+
+def test_a_clock_that_was_moved_makes_a_time_an_estimate() -> None:
+    told = DeviceTime.of(local("2026-11-22T15:58:00"))
+    assert measured_at(told, ClockReading(local("2026-11-22T16:00:00"), NOW, moved=True), ZONE, NOW)[1] == "estimated"
+
+
+def test_a_time_written_by_us_counts_from_then_on() -> None:
+    """The cuff was ten minutes fast; what it stored before we set it keeps the old offset, what it measures after has none."""
+    found, written = ClockReading(local("2026-11-22T16:10:00"), NOW), ClockReading(local("2026-11-22T16:00:00"), NOW)
+
+    def at(told: str, received: datetime) -> datetime:
+        frame = Frame(
+            "2A35",
+            bytes(BloodPressureMeasurement(120.0, 80.0, 93.0, timestamp=DeviceTime.of(local(told)))),
+            received,
+            found,
+            written=written,
+        )
+        return translate(frame, CUFF, zone=ZONE, own_record="x", checkin=None)[0][0].measured_at
+
+    assert at("2026-11-22T15:40:00", NOW) == NOW - timedelta(minutes=30)
+    assert at("2026-11-22T16:05:00", NOW + timedelta(minutes=6)) == NOW + timedelta(minutes=5)

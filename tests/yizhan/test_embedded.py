@@ -157,7 +157,7 @@ def test_up_prints_logins_once_reuses_its_data_and_stops_on_ctrl_c(tmp_path: Pat
                 break
         child.send_signal(signal.SIGINT)
         rest, _ = child.communicate(timeout=60)
-        assert child.returncode == 0
+        assert child.returncode == 0, "".join(lines) + rest
         return "".join(lines) + rest
 
     first, second = start_and_stop(), start_and_stop()

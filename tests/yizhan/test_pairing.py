@@ -66,6 +66,8 @@ async def test_a_device_is_found_bonded_read_trusted_by_its_bond_and_forgotten(t
         right = await answered(admin, await admin.ask("POST", f"{HERE}/pairings", {**pair, "passkey": 123456, "seconds": 20}))
         assert (right["state"], right["report"]["bond"]) == ("paired", "authenticated")
         assert right["report"]["facts"]["serial"] == "meter"
+        again = await answered(admin, await admin.ask("POST", f"{HERE}/pairings", {**pair, "passkey": 123456, "seconds": 20}), 5)
+        assert (again["state"], again["report"]["bond"]) == ("paired", "authenticated"), "asked twice, answered at once"
         await sim.ask(do="wake", device="band")
         plain = {"device": "band-7", "address": BAND, "kind": "heart_rate", "setting": "home"}
         bare = await answered(admin, await admin.ask("POST", f"{HERE}/pairings", {**plain, "seconds": 20}))
@@ -89,8 +91,10 @@ async def test_a_device_is_found_bonded_read_trusted_by_its_bond_and_forgotten(t
         assert {"meter-7", "band-7"} <= {one["device"] for one in rows}
         assert (composition.data / "devices.json").stat().st_mode & 0o077 == 0
 
+        assert METER in (await sim.ask(do="bonds"))["addresses"]
         gone = await answered(admin, await admin.ask("DELETE", f"{HERE}/pairings/meter-7"))
         assert gone["state"] == "unpaired"
+        assert METER not in (await sim.ask(do="bonds"))["addresses"], "the bond is gone from the host"
         after = await row(composition, "select bond, bond_protected from device where device = 'meter-7'")
         assert after == {"bond": "none", "bond_protected": False}
         away = {**pair, "passkey": 123456, "address": "F0:00:00:00:09:09", "seconds": 1}

@@ -134,6 +134,15 @@ class GlucoseRecords:
             at += size
         return cls(tuple(found))
 
+    @staticmethod
+    def slices(data: bytes) -> list[bytes]:
+        """The bytes of each record of a notification that decodes."""
+        found, at = [], 0
+        while at < len(data):
+            found.append(data[at : at + data[at]])
+            at += data[at]
+        return found
+
     def __bytes__(self) -> bytes:
         return b"".join(bytes(record) for record in self.records)
 
