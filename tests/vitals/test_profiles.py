@@ -69,6 +69,8 @@ CAPTURED: list[tuple[str, str, str, dict[str, Any]]] = [
     ("omron_proprietary_record", "", bytes(gatt.omron.OmronRecord(142, 91, 66, DeviceTime(2024, 3, 5, 8, 30, 15), irregular=True)).hex(),
         {"systolic": 142.0, "diastolic": 91.0, "pulse_rate": 66.0, "timestamp": "2024-03-05T08:30:15", "irregular_pulse": True, "body_movement": False}),
     ("2A19", "", "64", {"battery_level": 100}),
+    ("2A49", "", "3f00", {"body_movement_supported": True, "multiple_bonds_supported": True, "must_not_publish": True}),
+    ("2A51", "", "0004", {"multiple_bonds_supported": True, "low_battery_supported": False}),
     ("2A25", "", "30303030000000", {"text": "0000"}),
     ("2BF2", "", "222a000000000001200000", {"timestamp": "2000-01-01T00:00:42", "utc": True, "sync_source": "ntp"}),
 ]  # fmt: skip

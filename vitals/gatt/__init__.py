@@ -12,15 +12,28 @@ from collections.abc import Callable
 from typing import Any
 
 from vitals.errors import DecodeError
-from vitals.gatt import activity, advertised, cgm, device, glucose, health_sensor, heart_rate, omron, oximeter, records, scale, thermometer
+from vitals.gatt import (
+    activity,
+    advertised,
+    blood_pressure,
+    cgm,
+    device,
+    glucose,
+    health_sensor,
+    heart_rate,
+    omron,
+    oximeter,
+    records,
+    scale,
+    thermometer,
+)
 from vitals.gatt.blood_pressure import (
-    BloodPressureFeature,
     BloodPressureMeasurement,
     BloodPressureStatus,
     EnhancedBloodPressure,
 )
 from vitals.gatt.device import CurrentTime
-from vitals.gatt.fields import DeviceTime, Value, uuid16
+from vitals.gatt.fields import DeviceTime, Features, Value, uuid16
 
 __all__ = ["BloodPressureMeasurement", "BloodPressureStatus", "CurrentTime", "DeviceTime", "Value", "decode", "decode_json", "uuid16"]
 
@@ -42,11 +55,11 @@ _no_quirks: Callable[[Callable[[bytes], Value]], _Decoder] = lambda codec: lambd
 _CODECS: dict[str, _Decoder] = {
     "2A35": BloodPressureMeasurement.from_bytes,
     "2A36": lambda data, quirks: BloodPressureMeasurement.from_bytes(data, quirks, intermediate=True),
-    "2A49": _no_quirks(BloodPressureFeature.from_bytes),
+    "2A49": _no_quirks(lambda data: Features.from_bytes(data, blood_pressure.FEATURES)),
     "2B34": _no_quirks(EnhancedBloodPressure.from_bytes),
     "2A18": _no_quirks(glucose.GlucoseMeasurement.from_bytes),
     "2A34": _no_quirks(glucose.GlucoseContext.from_bytes),
-    "2A51": _no_quirks(glucose.GlucoseFeature.from_bytes),
+    "2A51": _no_quirks(lambda data: Features.from_bytes(data, glucose.FEATURES)),
     "2A52": _no_quirks(records.RecordAccess.from_bytes),
     "2AA7": cgm.GlucoseRecords.from_bytes,
     "2AA8": cgm.GlucoseMonitorFeature.from_bytes,

@@ -146,31 +146,7 @@ def _unswapped(data: bytes) -> bytes:
     return unsigned(flags | _USER) + data[1:at] + pulse[::-1] + user + status[::-1]
 
 
-@dataclass(frozen=True, slots=True)
-class BloodPressureFeature:
-    """2A49: what the cuff can tell, bit by bit."""
-
-    bits: int
-
-    NAMES = ("body_movement", "cuff_fit", "irregular_pulse", "pulse_range", "position", "multiple_bonds")
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> BloodPressureFeature:
-        reader = Reader(data, "blood_pressure_feature")
-        found = cls(reader.unsigned(2))
-        if reader.left():
-            reader.take(reader.left())  # later versions of the service append fields
-        return found
-
-    def __bytes__(self) -> bytes:
-        return unsigned(self.bits, 2)
-
-    def not_a_reading(self) -> list[str]:
-        return ["feature"]
-
-    def as_json(self) -> dict[str, Any]:
-        return {"features_raw": self.bits, **{f"{name}_supported": bool(self.bits >> bit & 1) for bit, name in enumerate(self.NAMES)}}
-
+FEATURES = ("body_movement", "cuff_fit", "irregular_pulse", "pulse_range", "position", "multiple_bonds")  # bits of 2A49
 
 EPOCH_1900, EPOCH_2000 = datetime(1900, 1, 1), datetime(2000, 1, 1)  # noqa: DTZ001  the device's own wall clock
 

@@ -7,6 +7,7 @@ purpose gets a quirk in the table of models.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -131,6 +132,27 @@ class DeviceTime(NamedTuple):
 def time_text(moment: DeviceTime | None) -> str | None:
     """ISO text of a time that is one; None for an absent, unknown or impossible time."""
     return str(moment) if moment is not None and moment.calendar() is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """A characteristic that tells what a device can do, bit by bit (2A49, 2A51); later versions of a service append bytes."""
+
+    bits: int
+    names: tuple[str, ...]
+
+    @classmethod
+    def from_bytes(cls, data: bytes, names: tuple[str, ...]) -> Features:
+        return cls(Reader(data, "feature").unsigned(2), names)
+
+    def __bytes__(self) -> bytes:
+        return unsigned(self.bits, 2)
+
+    def not_a_reading(self) -> list[str]:
+        return ["feature"]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"features_raw": self.bits, **{f"{name}_supported": bool(self.bits >> bit & 1) for bit, name in enumerate(self.names)}}
 
 
 def crc_mcrf4xx(data: bytes) -> int:

@@ -266,29 +266,8 @@ class GlucoseContext:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class GlucoseFeature:
-    """2A51: which conditions the meter detects, bit by bit in the order of `GlucoseStatus`, then multiple bonds."""
-
-    bits: int
-
-    NAMES = (
-        "low_battery", "sensor_malfunction", "sample_size", "strip_insertion", "strip_type", "result_high_low", "temperature_high_low",
-        "read_interrupt", "general_fault", "time_fault", "multiple_bonds",
-    )  # fmt: skip
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> GlucoseFeature:
-        reader = Reader(data, "glucose_feature")
-        found = cls(reader.unsigned(2))
-        reader.end()
-        return found
-
-    def __bytes__(self) -> bytes:
-        return unsigned(self.bits, 2)
-
-    def not_a_reading(self) -> list[str]:
-        return ["feature"]
-
-    def as_json(self) -> dict[str, Any]:
-        return {"features_raw": self.bits, **{f"{name}_supported": bool(self.bits >> bit & 1) for bit, name in enumerate(self.NAMES)}}
+# bits of 2A51, in the order of `GlucoseStatus`, then multiple bonds
+FEATURES = (
+    "low_battery", "sensor_malfunction", "sample_size", "strip_insertion", "strip_type", "result_high_low", "temperature_high_low",
+    "read_interrupt", "general_fault", "time_fault", "multiple_bonds",
+)  # fmt: skip
