@@ -193,12 +193,12 @@ def _sim(chosen: argparse.Namespace) -> int:
         return 0
     if chosen.kind == "fleet":
         return _fleet(chosen)
-    from yizhan import compose
+    from yizhan import simulate
 
     if chosen.kind == "device":
         folder = chosen.folder or Path(tempfile.mkdtemp(prefix="yz-sim-"))
-        return process.run(lambda stop: compose.play(chosen.scenario, folder, chosen.trace, chosen.zone, _progress, stop), "warning")
-    return process.run(lambda stop: compose.simulator(chosen.devices, chosen.bus, chosen.control, stop))
+        return process.run(lambda stop: simulate.play(chosen.scenario, folder, chosen.trace, chosen.zone, _progress, stop), "warning")
+    return process.run(lambda stop: simulate.simulator(chosen.devices, chosen.bus, chosen.control, stop))
 
 
 def _fleet(chosen: argparse.Namespace) -> int:
