@@ -49,6 +49,7 @@ class RecordServer(VirtualDevice):
         self.requests: list[bytes] = []
         self.busy = 0  # how many requests to refuse as "procedure in progress"
         self.unconfigured = 0  # how many to refuse as "subscription not configured"
+        self.interjection: tuple[int, Stored] | None = None  # after so many records of a transfer, this one
         self._task: asyncio.Task[None] | None = None
         self._hang_up_after = hang_up_after
         super().__init__(link, name, address, clock, **options)
@@ -96,12 +97,24 @@ class RecordServer(VirtualDevice):
         elif not wanted:
             await self._answer(connection, request.op, Answer.NO_RECORDS)
         else:
-            for record in wanted:
+            for sent, record in enumerate(wanted, 1):
                 for number, frame in record.frames:
                     await self.device.notify_subscriber(connection, self.values[number], frame)
                     if not await self.sent(connection):
                         return
+                if self.interjection is not None and sent == self.interjection[0] and request.operator != Operator.LAST:
+                    await self._interject(connection)
+                    if not await self.sent(connection):
+                        return
             await self._answer(connection, request.op, Answer.SUCCESS)
+
+    async def _interject(self, connection: Connection) -> None:
+        """A fresh record goes out live, in the middle of a transfer of older ones."""
+        assert self.interjection is not None
+        (_, fresh), self.interjection = self.interjection, None
+        self.records.append(fresh)
+        for number, frame in fresh.frames:
+            await self.device.notify_subscriber(connection, self.values[number], frame)
 
     def _select(self, request: RecordAccess) -> list[Stored] | Answer:
         if request.op not in (Op.REPORT, Op.DELETE, Op.COUNT):
@@ -235,6 +248,11 @@ class GlucoseMonitor(RecordServer):
         frame = bytearray(await self.measure(glucose, minutes=minutes, wake=False))
         frame[-1] ^= 0x55
         self.records[-1] = Stored(minutes, ((0x2AA7, bytes(frame)),))
+
+    async def interject(self, after: int, glucose: float, minutes: int) -> None:
+        """Measure again when `after` records of the next transfer went out."""
+        await self.measure(glucose, minutes=minutes, wake=False)
+        self.interjection = (after, self.records.pop())
 
     def pack(self, size: int) -> None:
         """Put the last `size` records into one notification, as some sensors do."""

@@ -182,6 +182,8 @@ class Town:
                 device.change_offset(int(command["minutes"]))
             case "reset_numbers":
                 device.reset_numbers()
+            case "interject":
+                await device.interject(**command)
             case "corrupt":
                 await device.corrupt(**command)
             case "replay":

@@ -209,10 +209,9 @@ class ActivityBand(Recorder):
 
 
 class Broadcaster(VirtualDevice):
-    """A device that is never connected: what it measures is in its advertisement, repeated for `on_air` seconds."""
+    """A device that is never connected: what it measures is in its advertisement."""
 
-    def __init__(self, *arguments: Any, on_air: float = 2.0, **options: Any) -> None:
-        self._on_air = on_air
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.controller.connectable = False
 

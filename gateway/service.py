@@ -72,7 +72,8 @@ class Intake:
     def _item(self, device: Device, measurement: Measurement) -> Item:
         danger = is_priority(measurement)
         worth = Worth.DANGER if danger else Worth.TREND if measurement.kind in TRENDS else Worth.SPOT
-        replays = device.model.history in ("replay", "racp_reversed")
+        # a sensor's live record comes again with the history that it interrupted
+        replays = device.model.history in ("replay", "racp_reversed") or device.kind == "cgm"
         digest = (
             (measurement.device, f"{measurement.series}:{measurement.record}") if replays and measurement.identity == "device" else None
         )

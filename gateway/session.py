@@ -75,6 +75,8 @@ class Session:
         self._session_start: SessionStart | None = None
         self._weight: WeightMeasurement | None = None
         self._newest_offset: int | None = None
+        self._newest_number: int | None = None
+        self._reading = False  # the history was asked for in this session
         self._indicated: list[Frame] = []  # of this turn of the event loop
         self._gathered: list[Frame] = []
         self._held: Frame | None = None  # a glucose value whose context is still to come
@@ -219,7 +221,8 @@ class Session:
             asyncio.get_running_loop().call_later(GATHER, self._flush_or_fail)
         self._gathered.append(frame)
         number = self._number(frame)
-        if number is not None:
+        # a live record, before the history is asked for or newer than all of it, says nothing about the rest
+        if number is not None and self._reading and (self._newest_number is None or number <= self._newest_number):
             self._high = (self._series(), number, _digest(frame))
 
     def _series(self) -> str:
@@ -303,10 +306,11 @@ class Session:
         if frame.name == "2A18":
             with contextlib.suppress(DecodeError):
                 self._newest_offset = GlucoseMeasurement.from_bytes(data).offset or 0
-        number = self._number(frame)
+        self._newest_number = number = self._number(frame)
         return None if number is None else (number, _digest(frame))
 
     async def _report(self, request: RecordAccess) -> None:
+        self._reading = True
         began, before = time.monotonic(), self.frames
         answer = await self._ask(request, probing=False)
         if answer not in (Answer.SUCCESS, Answer.NO_RECORDS):

@@ -312,7 +312,7 @@ _CONTROL_ANSWERS = {
     4: "procedure not completed",
     5: "parameter out of range",
 }
-START_SESSION, STOP_SESSION, CONTROL_RESPONSE = 26, 27, 28
+CONTROL_RESPONSE = 28
 
 
 @dataclass(frozen=True, slots=True)
