@@ -139,7 +139,8 @@ async def advice_stream(request: Request, checkin: str) -> AsyncIterator[bytes]:
 async def _notes(subscriber: Subscriber, still_valid: Callable[[], Any] | None) -> AsyncIterator[Any]:
     while True:
         try:
-            note = await asyncio.wait_for(subscriber.notes.get(), KEEPALIVE)
+            async with asyncio.timeout(KEEPALIVE):
+                note = await subscriber.notes.get()
         except TimeoutError:
             if still_valid is not None and not await still_valid():
                 return

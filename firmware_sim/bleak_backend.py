@@ -48,18 +48,25 @@ class SimScanner(BaseBleakScanner):
     def __init__(self, detection_callback: Any, service_uuids: Any, scanning_mode: str, **_options: Any) -> None:
         super().__init__(detection_callback, service_uuids)
         self._active = scanning_mode == "active"
+        self._started = False
 
     async def start(self) -> None:
         global _scanning
         self.seen_devices = {}
+        if self._started:
+            return
+        self._started = True
         device = _adapter().device
         device.on("advertisement", self._heard)
-        if not _scanning:
-            await device.start_scanning(active=self._active, filter_duplicates=False)
         _scanning += 1
+        if _scanning == 1:
+            await device.start_scanning(active=self._active, filter_duplicates=False)
 
     async def stop(self) -> None:
         global _scanning
+        if not self._started:
+            return
+        self._started = False
         device = _adapter().device
         device.remove_listener("advertisement", self._heard)
         _scanning -= 1

@@ -50,7 +50,8 @@ class _Line:
         for channel, at in enumerate(range(0, len(sent), CHANNEL)):
             await self._client.write_gatt_char(WRITE_CHANNELS[channel], sent[at : at + CHANNEL], response=True)
         try:
-            answered, where, data = unpacked(await asyncio.wait_for(self._answers.get(), ANSWER_LIMIT))
+            async with asyncio.timeout(ANSWER_LIMIT):
+                answered, where, data = unpacked(await self._answers.get())
         except TimeoutError:
             raise Unavailable("the cuff's memory does not answer") from None
         if answered != command | ANSWER or where != address:

@@ -56,6 +56,7 @@ class Radio:
         self._dropped: dict[str, int] = {}  # times in a row that a device hung up before it had said anything
         self.on_bond_lost: Callable[[Device], None] = lambda _device: None
         self._rescan = asyncio.Event()
+        self._closing = False
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listening: dict[str, AdvertisementData] | None = None
         self._sought: dict[str, asyncio.Future[tuple[BLEDevice, AdvertisementData]]] = {}
@@ -63,14 +64,18 @@ class Radio:
     async def run(self) -> None:
         """Until cancelled; raises what the store raised, because what cannot be made durable must stop the process."""
         scanner = BleakScanner(self._seen, backend=self._scanner_backend) if self._scanner_backend else BleakScanner(self._seen)
-        refreshing = asyncio.ensure_future(self._refresh(scanner))
         try:
             async with scanner:
                 log.info("scanning", extra={"devices": len(self._devices)})
-                await asyncio.wait([self._failure, refreshing], return_when=asyncio.FIRST_COMPLETED)
-                self._failure.result()
+                refreshing = asyncio.ensure_future(self._refresh(scanner))
+                try:
+                    await asyncio.wait([self._failure, refreshing], return_when=asyncio.FIRST_COMPLETED)
+                    self._failure.result()
+                finally:  # ended before the scanner is stopped: nobody may start it again behind our back
+                    self._closing = True
+                    refreshing.cancel()
+                    await asyncio.wait([refreshing])
         finally:
-            refreshing.cancel()
             for session in self._sessions.values():
                 session.cancel()
             await asyncio.gather(*self._sessions.values(), return_exceptions=True)
@@ -81,7 +86,7 @@ class Radio:
         BlueZ reports a known device again only when its data or its signal (by 8 dB) changed; a cuff that wakes
         up beside the station would go unheard. Stopping the discovery makes it forget the signal.
         """
-        while True:
+        while not self._closing:  # a cancellation alone can be lost in a driver's wait_for (Python 3.11)
             await self._rescan.wait()
             for _ in range(100):
                 if not self._connecting:
@@ -198,7 +203,8 @@ class Radio:
         sought = self._sought.setdefault(address, asyncio.get_running_loop().create_future())
         self._rescan.set()  # it may have been heard, and told of, already
         try:
-            return await asyncio.wait_for(asyncio.shield(sought), seconds)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(sought)
         finally:
             self._sought.pop(address, None)
             self._rescan.set()

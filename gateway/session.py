@@ -132,7 +132,8 @@ class Session:
         self._consented = asyncio.get_running_loop().create_future()
         await self._client.start_notify(gatt.USER_CONTROL, self._on_user_answer)
         await self._client.write_gatt_char(gatt.USER_CONTROL, bytes(UserControl.consent(user, code)), response=True)
-        answer = await asyncio.wait_for(self._consented, ANSWER_LIMIT)
+        async with asyncio.timeout(ANSWER_LIMIT):
+            answer = await self._consented
         if answer != USER_SUCCESS:
             raise Unavailable(f"consent refused ({answer})")
 

@@ -132,7 +132,8 @@ class Uplink:
             metrics.spool_depth.set(self._spool.depth())
             due = self._outstanding.next_due()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), None if due is None else max(0.05, due - time.monotonic()))
+                async with asyncio.timeout(None if due is None else max(0.05, due - time.monotonic())):
+                    await self._wake.wait()
 
     async def _publish(self, link: Link, records: list[Record]) -> None:
         now = datetime.now(UTC)

@@ -369,7 +369,8 @@ async def _send_outbox(conninfo: str, link: Link, hint: asyncio.Event) -> None:
             async with await database.connect(conninfo) as connection:
                 while True:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(hint.wait(), LONGEST_SLEEP)
+                        async with asyncio.timeout(LONGEST_SLEEP):
+                            await hint.wait()
                     hint.clear()
                     await link.connected.wait()
                     while await outbox.send(connection, link):

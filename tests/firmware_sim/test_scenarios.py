@@ -20,6 +20,7 @@ from bumble import hci
 from firmware_sim import bleak_backend, scenario
 from firmware_sim.bluezd import FakeBluez
 from firmware_sim.central import Central
+from firmware_sim.device import VirtualDevice
 from firmware_sim.town import Town, dbus_daemon, private_bus
 from gateway import devices
 from gateway.agent import Agent
@@ -120,6 +121,12 @@ async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
         await asyncio.sleep(0.05)
 
 
+async def wake(device: VirtualDevice) -> None:
+    """A button pressed while the device still talks to the host before does nothing: press it when that link is gone."""
+    await until(lambda: device.connection is None)
+    await device.wake()
+
+
 @pytest.mark.parametrize("way", ["bluez", "in-process"])
 async def test_a_device_that_lost_its_bond_is_reported_and_left_alone(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played = scenario.read("bond-lost")
@@ -144,7 +151,7 @@ async def test_another_host_has_the_device_first_and_the_gateway_gets_its_turn(t
             await asyncio.sleep(1.0)
             assert one.spool.depth() == 0, "one host at a time"
             await held.disconnect()
-            await one.town.devices["meter-1"].wake()
+            await wake(one.town.devices["meter-1"])
             await until(lambda: one.spool.depth() == 1)
 
 
@@ -157,7 +164,7 @@ async def test_two_gateways_that_read_the_same_memory_tell_the_same_measurements
         second = Bench(tmp_path / "second.db", first.town, bluez=False)
         for one in (first, second):
             async with one.gateway(rows):
-                await first.town.devices["meter-1"].wake()
+                await wake(first.town.devices["meter-1"])
                 await until(lambda one=one: one.spool.depth() == 20)  # type: ignore[misc]
             keys.append({(m.device, m.series, m.record, m.raw) for m in one.found()})
     assert keys[0] == keys[1]
