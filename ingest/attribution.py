@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import numpy as np
 import psycopg
+from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from ingest.batch import Event
 from ingest.devices import DeviceRow
 from vitals.errors import Refused
+from vitals.floor.columns import micros, times
 from vitals.floor.database import Connection
 from vitals.measurement import Measurement
 
@@ -39,28 +42,57 @@ def moment_of(measurement: Measurement) -> datetime:
 
 async def attribute(connection: Connection, items: Sequence[tuple[DeviceRow, Measurement]]) -> list[Owner]:
     """One owner for each measurement, in the same order; keeps the check-ins it hits alive."""
+    owners = [Owner(None, None)] * len(items)
+    worn = [number for number, (device, _) in enumerate(items) if device.station is None]
+    for number, resident in await _wearers(connection, worn, [items[number] for number in worn]):
+        owners[number] = Owner(resident, None)
+    standing = [number for number, (device, _) in enumerate(items) if device.station is not None]
+    for number, visitor, checkin in await _visitors(connection, standing, [items[number] for number in standing]):
+        owners[number] = Owner(visitor, checkin)
+    active = {owner.checkin: moment_of(m) for owner, (_, m) in zip(owners, items, strict=True) if owner.checkin}
+    for checkin, at in sorted(active.items()):
+        await extend(connection, checkin, at + IDLE)
+    return owners
+
+
+async def _wearers(
+    connection: Connection, numbers: Sequence[int], items: Sequence[tuple[DeviceRow, Measurement]]
+) -> list[tuple[int, str]]:
+    """(number, resident) of personal devices that somebody was bound to at the time of measuring."""
     if not items:
         return []
-    cursor = await connection.execute(
-        "select w.n, b.resident, c.checkin, c.resident as visitor"
-        " from unnest(%s::int[], %s::bigint[], %s::text[], %s::timestamptz[], %s::text[]) as w(n, device_no, station, at, claimed)"
-        " left join binding b on w.station is null and b.device_no = w.device_no and b.during @> w.at"
-        " left join checkin c on c.station = w.station and c.checkin = w.claimed and c.started_at <= w.at and w.at < c.ends_at",
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)  # type: ignore[call-overload]
+    await cursor.execute(
+        "select w.n, b.resident from unnest(%s, %s, %s) as w(n, device_no, at)"
+        " join binding b on b.device_no = w.device_no and b.during @> w.at",
         (
-            list(range(len(items))),
-            [device.device_no for device, _ in items],
+            np.array(numbers, np.int64),
+            np.array([device.device_no for device, _ in items], np.int64),
+            times([micros(moment_of(measurement)) for _, measurement in items]),
+        ),
+    )
+    found: list[tuple[int, str]] = await cursor.fetchall()
+    return found
+
+
+async def _visitors(
+    connection: Connection, numbers: Sequence[int], items: Sequence[tuple[DeviceRow, Measurement]]
+) -> list[tuple[int, str, str]]:
+    """(number, resident, check-in) of a station's devices whose measurement names the check-in that was open."""
+    if not items:
+        return []
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute(
+        "select w.n, c.resident, c.checkin from unnest(%s::int[], %s::text[], %s::timestamptz[], %s::text[]) as w(n, station, at, claimed)"
+        " join checkin c on c.station = w.station and c.checkin = w.claimed and c.started_at <= w.at and w.at < c.ends_at",
+        (
+            list(numbers),
             [device.station for device, _ in items],
             [moment_of(measurement) for _, measurement in items],
             [measurement.checkin for _, measurement in items],
         ),
     )
-    owners = [Owner(None, None)] * len(items)
-    for row in await cursor.fetchall():
-        owners[row["n"]] = Owner(row["visitor"], row["checkin"]) if row["checkin"] else Owner(row["resident"], None)
-    active = {owner.checkin: moment_of(m) for owner, (_, m) in zip(owners, items, strict=True) if owner.checkin}
-    for checkin, at in sorted(active.items()):
-        await extend(connection, checkin, at + IDLE)
-    return owners
+    return await cursor.fetchall()
 
 
 async def extend(connection: Connection, checkin: str, until: datetime) -> None:

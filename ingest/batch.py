@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from vitals.alert import Change
 from vitals.floor.database import Connection
 from vitals.measurement import Measurement
@@ -37,8 +39,7 @@ class Source(Protocol):
         """These are committed (or in quarantine): acknowledge them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A new measurement in this transaction, attributed. subject: the resident, else "device:…"; never null.
 
     site: where the device stands, if it stands somewhere. weak: why it may never refer anyone by itself.

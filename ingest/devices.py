@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from psycopg.rows import tuple_row
+
 from vitals.errors import Refused
 from vitals.floor.database import Connection
 
@@ -26,8 +28,12 @@ _COLUMNS = "device_no, device, kind, setting, site, station, bond_protected"
 
 async def by_name(connection: Connection, names: Iterable[str]) -> dict[str, DeviceRow]:
     """The registered ones among `names`."""
-    cursor = await connection.execute(f"select {_COLUMNS} from device where device = any(%s)", (sorted(set(names)),))  # noqa: S608
-    return {row["device"]: DeviceRow(**row) for row in await cursor.fetchall()}
+    wanted = sorted(set(names))
+    if not wanted:
+        return {}
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)  # type: ignore[call-overload]
+    await cursor.execute(f"select {_COLUMNS} from device where device = any(%s)", (wanted,))  # noqa: S608
+    return {row[1]: DeviceRow._make(row) for row in await cursor.fetchall()}
 
 
 async def gateways(connection: Connection, names: Iterable[str]) -> dict[str, str]:

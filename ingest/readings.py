@@ -1,20 +1,26 @@
-"""All SQL about measurements, readings and the ledger that makes each of them exist once."""
+"""All SQL about measurements, and the ledger that makes each of them exist once."""
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
-from psycopg.types.json import Jsonb
+import numpy as np
+from psycopg.rows import scalar_row, tuple_row
 
 from ingest.batch import Stored
 from ingest.devices import DeviceRow
+from vitals.floor import columns
 from vitals.floor.database import Connection
 from vitals.measurement import Measurement
 from vitals.metric import BY_NUMBER, METRICS
+
+BLOCK = 1000  # numbers that one step of measurement_seq stands for
 
 
 class Candidate(NamedTuple):
@@ -26,7 +32,7 @@ class Candidate(NamedTuple):
     sent_at: datetime | None
 
 
-Key = tuple[int, str, str]  # device number, series, record
+Key = tuple[int, int]  # device number, key of the record
 
 
 class Entry(NamedTuple):
@@ -36,25 +42,53 @@ class Entry(NamedTuple):
     candidate: Candidate
 
 
-def content_digest(measurement: Measurement) -> bytes:
-    """What "the same bytes" means: the raw bytes, or the values where a kiosk sent none."""
+_first_eight = struct.Struct(">q").unpack_from
+
+
+def content_digest(measurement: Measurement) -> int:
+    """What "the same bytes" means: the raw bytes, or the values where a kiosk sent none. 64 bits, signed."""
     if measurement.raw:
-        return hashlib.sha256(bytes.fromhex(measurement.raw)).digest()[:16]
-    return hashlib.sha256(msgspec.json.encode((measurement.values, measurement.codes), order="sorted")).digest()[:16]
+        content = bytes.fromhex(measurement.raw)
+    else:
+        content = msgspec.json.encode((measurement.values, measurement.codes), order="sorted")
+    number: int = _first_eight(hashlib.sha256(content).digest())[0]
+    return number
 
 
-def _key(candidate: Candidate) -> Key:
-    return candidate.device.device_no, candidate.measurement.series, str(candidate.measurement.record)
+def record_key(series: str, record: int | str) -> int:
+    """The ledger's key of a record: its number in the first series; everything else is hashed below zero.
+
+    Two records under one key are told apart by their digests, and then the later one is stored as a series break: a
+    collision of hashes loses nothing.
+    """
+    text = str(record)
+    if series == "1" and text.isascii() and text.isdecimal() and len(text) <= 18 and (text == "0" or text[0] != "0"):
+        return int(text)
+    number: int = _first_eight(hashlib.sha256(series.encode() + b"\0" + text.encode()).digest())[0]
+    return -1 - (number & 0x7FFF_FFFF_FFFF_FFFF)
 
 
-def _broken(candidate: Candidate, digest: bytes) -> Candidate:
+class _Item(NamedTuple):
+    """A candidate with what the ledger knows it by."""
+
+    key: Key
+    number: int
+    digest: int
+    candidate: Candidate
+
+
+def _item(number: int, candidate: Candidate) -> _Item:
+    measurement = candidate.measurement
+    key = candidate.device.device_no, record_key(measurement.series, measurement.record)
+    return _Item(key, number, content_digest(measurement), candidate)
+
+
+def _broken(item: _Item) -> _Item:
     """Same key, other bytes: a series of its own, named after its bytes so that a repeat finds it again."""
-    measurement = msgspec.structs.replace(
-        candidate.measurement,
-        series=f"{candidate.measurement.series}~{digest.hex()[:12]}",
-        flags=[*candidate.measurement.flags, "series_break"],
-    )
-    return candidate._replace(measurement=measurement)
+    before = item.candidate.measurement
+    series = f"{before.series}~{item.digest & 0xFFFF_FFFF_FFFF_FFFF:016x}"[:64]
+    measurement = msgspec.structs.replace(before, series=series, flags=[*before.flags, "series_break"])
+    return _item(item.number, item.candidate._replace(measurement=measurement))
 
 
 async def enter(connection: Connection, candidates: Sequence[Candidate]) -> list[Entry]:
@@ -63,116 +97,113 @@ async def enter(connection: Connection, candidates: Sequence[Candidate]) -> list
     A second copy by any path (redelivery, another gateway, a corrected clock) is absorbed; the same key with
     other bytes is kept, as a new series.
     """
+    if not candidates:
+        return []
     entries: list[Entry] = []
-    remaining = list(zip(await _numbers(connection, len(candidates)), candidates, strict=True))
+    remaining = [_item(number, one) for number, one in zip(await _numbers(connection, len(candidates)), candidates, strict=True)]
     while remaining:
-        first: dict[Key, Entry] = {}
-        for number, candidate in remaining:
-            first.setdefault(_key(candidate), Entry(number, candidate))
-        new = await _insert(connection, [(key, first[key].number) for key in sorted(first)])
-        known = await _digests(connection, [key for key in first if key not in new])
-        known |= {key: content_digest(first[key].candidate.measurement) for key in new}
-        await _note_digests(connection, [(key, known[key]) for key in sorted(new)])
-        entries += [first[key] for key in new]
-        digests = [(number, candidate, content_digest(candidate.measurement)) for number, candidate in remaining]
-        remaining = [(number, _broken(candidate, digest)) for number, candidate, digest in digests if digest != known[_key(candidate)]]
+        first: dict[Key, _Item] = {}
+        for item in remaining:
+            first.setdefault(item.key, item)
+        new = await _insert(connection, [first[key] for key in sorted(first)])
+        entries += [Entry(item.number, item.candidate) for item in first.values() if item.number in new]
+        if len(new) == len(remaining):
+            break
+        known = {item.key: item.digest for item in first.values() if item.number in new}
+        known |= await _digests(connection, [item.key for item in first.values() if item.number not in new])
+        remaining = [_broken(item) for item in remaining if item.digest != known[item.key]]
     return sorted(entries, key=lambda entry: entry.number)
 
 
 async def _numbers(connection: Connection, count: int) -> list[int]:
-    """Numbers in stream order: a measurement with a higher number came later."""
-    if not count:
-        return []
-    cursor = await connection.execute("select nextval('measurement_seq') as n from generate_series(1, %s)", (count,))
-    return [row["n"] for row in await cursor.fetchall()]
+    """Numbers in stream order: a measurement with a higher number came later. What is left of a block is not used."""
+    cursor = connection.cursor(row_factory=scalar_row)
+    await cursor.execute("select nextval('measurement_seq') from generate_series(1, %s)", (-(-count // BLOCK),))
+    return [number for first in await cursor.fetchall() for number in range(first, first + BLOCK)][:count]
 
 
-async def _insert(connection: Connection, keys: list[tuple[Key, int]]) -> set[Key]:
-    """Which of these (sorted) keys were not there yet; the database decides."""
-    cursor = await connection.execute(
-        "insert into ledger (device_no, series, record, digest, measurement)"
-        " select k.device_no, k.series, k.record, '', k.number"
-        " from unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[]) with ordinality as k(device_no, series, record, number, n)"
-        " order by k.n on conflict do nothing returning device_no, series, record",
-        ([k[0] for k, _ in keys], [k[1] for k, _ in keys], [k[2] for k, _ in keys], [number for _, number in keys]),
+def _bigints(values: Sequence[int]) -> Any:
+    return np.array(values, np.int64)
+
+
+async def _insert(connection: Connection, items: list[_Item]) -> set[int]:
+    """Numbers of those (sorted by key) that were not there yet; the database decides."""
+    cursor = connection.cursor(row_factory=scalar_row, binary=True)  # type: ignore[call-overload]
+    await cursor.execute(
+        "insert into ledger (device_no, key, digest, measurement) select * from unnest(%s, %s, %s, %s)"
+        " on conflict do nothing returning measurement",
+        (
+            _bigints([item.key[0] for item in items]),
+            _bigints([item.key[1] for item in items]),
+            _bigints([item.digest for item in items]),
+            _bigints([item.number for item in items]),
+        ),
     )
-    return {(row["device_no"], row["series"], row["record"]) for row in await cursor.fetchall()}
+    return set(await cursor.fetchall())
 
 
-async def _note_digests(connection: Connection, digests: list[tuple[Key, bytes]]) -> None:
-    if not digests:
-        return
-    await connection.execute(
-        "update ledger l set digest = d.digest"
-        " from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[]) as d(device_no, series, record, digest)"
-        " where (l.device_no, l.series, l.record) = (d.device_no, d.series, d.record)",
-        ([k[0] for k, _ in digests], [k[1] for k, _ in digests], [k[2] for k, _ in digests], [d for _, d in digests]),
-    )
-
-
-async def _digests(connection: Connection, keys: list[Key]) -> dict[Key, bytes]:
+async def _digests(connection: Connection, keys: list[Key]) -> dict[Key, int]:
     if not keys:
         return {}
-    cursor = await connection.execute(
-        "select device_no, series, record, digest from ledger where (device_no, series, record) in"
-        " (select * from unnest(%s::bigint[], %s::text[], %s::text[]))",
-        ([k[0] for k in keys], [k[1] for k in keys], [k[2] for k in keys]),
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)  # type: ignore[call-overload]
+    await cursor.execute(
+        "select l.device_no, l.key, l.digest from unnest(%s, %s) as k(device_no, key) join ledger l using (device_no, key)",
+        (_bigints([key[0] for key in keys]), _bigints([key[1] for key in keys])),
     )
-    return {(row["device_no"], row["series"], row["record"]): row["digest"] for row in await cursor.fetchall()}
+    return {(device, key): digest for device, key, digest in await cursor.fetchall()}
+
+
+_COLUMNS = (
+    "measurement, measured_at, received_at, sent_at, stored_at, device_no, metrics, numbers, subject, kind, setting, time_quality, source,"
+    " series, record, raw, device_time, checkin, weak, flags, codes, coded"
+)
+_COUNT = struct.pack(">h", _COLUMNS.count(",") + 1)
+_word = lru_cache(4096)(columns.text)
+_metrics = lru_cache(1024)(lambda codes: columns.smallints([METRICS[code].number for code in codes]))
+_bigint = struct.Struct(">iq").pack
 
 
 async def write(connection: Connection, items: Sequence[tuple[Stored, Candidate]], now: datetime) -> None:
-    """Write measurements and their readings by COPY."""
+    """Write measurements by binary COPY."""
     if not items:
         return
-    moments = sorted({stored.measurement.measured_at for stored, _ in items})
-    await connection.execute("select ensure_partitions(%s)", (moments,))
-    async with (
-        connection.cursor() as cursor,
-        cursor.copy(
-            "copy measurement (measurement, measured_at, received_at, sent_at, stored_at, device_time, time_quality, device_no, series,"
-            " record, kind, setting, subject, resident, checkin, source, weak, flags, codes, coded, raw) from stdin"
-        ) as copy,
-    ):
-        for stored, candidate in items:
-            await copy.write_row(_measurement_row(stored, candidate, now))
-    async with (
-        connection.cursor() as cursor,
-        cursor.copy("copy reading (measured_at, measurement, metric, value, subject, setting, plausible) from stdin") as copy,
-    ):
-        for stored, _ in items:
-            m = stored.measurement
-            plausible = not any(reason.startswith("implausible") for reason in stored.weak)
-            for code, value in m.values.items():
-                if not isinstance(value, str):
-                    await copy.write_row(
-                        (m.measured_at, stored.number, METRICS[code].number, float(value), stored.subject, m.setting, plausible)
-                    )
+    months = {(at.year, at.month): at for at in {stored.measurement.measured_at for stored, _ in items}}
+    await connection.execute("select ensure_partitions(%s)", (list(months.values()),))
+    stored_at = columns.when(now)
+    rows = [_row(stored, candidate, stored_at) for stored, candidate in items]
+    async with connection.cursor() as cursor, cursor.copy(f"copy measurement ({_COLUMNS}) from stdin (format binary)") as copy:
+        await copy.write(columns.COPY_HEAD + b"".join(rows) + columns.COPY_END)
 
 
-def _measurement_row(stored: Stored, candidate: Candidate, now: datetime) -> tuple[Any, ...]:
+def _row(stored: Stored, candidate: Candidate, stored_at: bytes) -> bytes:
     m = stored.measurement
-    coded = {code: value for code, value in m.values.items() if isinstance(value, str)}
-    return (
-        stored.number, m.measured_at, m.received_at, candidate.sent_at, now, m.device_time, m.time_quality, candidate.device.device_no,
-        m.series, str(m.record), m.kind, m.setting, stored.subject, stored.resident, stored.checkin, candidate.source,
-        list(stored.weak), m.flags, Jsonb(m.codes), Jsonb(coded), bytes.fromhex(m.raw),
-    )  # fmt: skip
+    numbers = m.values
+    coded = None
+    if str in map(type, numbers.values()):
+        coded = {code: value for code, value in numbers.items() if isinstance(value, str)}
+        numbers = {code: value for code, value in numbers.items() if not isinstance(value, str)}
+    return b"".join((
+        _COUNT, _bigint(8, stored.number), columns.when(m.measured_at), columns.when(m.received_at), columns.when(candidate.sent_at),
+        stored_at, _bigint(8, candidate.device.device_no), _metrics(tuple(numbers)), columns.floats(tuple(numbers.values())),  # type: ignore[arg-type]
+        _word(stored.subject), _word(m.kind), _word(m.setting), _word(m.time_quality), _word(candidate.source), _word(m.series),
+        columns.text(str(m.record)), columns.field(bytes.fromhex(m.raw)), columns.text(m.device_time), columns.text(stored.checkin),
+        columns.texts(stored.weak), columns.texts(m.flags), columns.jsonb(msgspec.json.encode(m.codes) if m.codes else None),
+        columns.jsonb(msgspec.json.encode(coded) if coded else None),
+    ))  # fmt: skip
 
 
+_RESIDENT = "case when m.subject not like 'device:%%' then m.subject end"
 _DETAIL = (
     "select m.measurement, m.measured_at, m.received_at, m.sent_at, m.stored_at, m.device_time, m.time_quality, m.kind, m.setting,"
-    " m.subject, m.resident, m.checkin, m.weak, m.flags, m.codes, m.coded, encode(m.raw, 'hex') as raw, m.series, m.record,"
-    " d.device, d.site, d.station,"
-    " coalesce((select jsonb_object_agg(r.metric::text, r.value) from reading r"
-    "   where r.measurement = m.measurement and r.measured_at = m.measured_at and r.subject = m.subject), '{}') as numbers"
-    " from measurement m join device d using (device_no)"
+    f" m.subject, {_RESIDENT} as resident, m.checkin, coalesce(m.weak, '{{}}') as weak, coalesce(m.flags, '{{}}') as flags,"
+    " coalesce(m.codes, '{}') as codes, coalesce(m.coded, '{}') as coded, encode(m.raw, 'hex') as raw, m.series, m.record,"
+    " m.metrics, m.numbers, d.device, d.site, d.station from measurement m join device d using (device_no)"
 )
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:
-    numbers = row.pop("numbers")
-    row["values"] = {BY_NUMBER[int(number)].code: value for number, value in numbers.items()} | row.pop("coded")
+    numbers = zip(row.pop("metrics"), row.pop("numbers"), strict=True)
+    row["values"] = {BY_NUMBER[number].code: value for number, value in numbers} | row.pop("coded")
     return row
 
 
@@ -194,7 +225,7 @@ async def of_subject(connection: Connection, subject: str, since: datetime, unti
 async def unclaimed(connection: Connection, limit: int) -> list[dict[str, Any]]:
     """The unclaimed pool: measurements that belong to nobody yet, newest first."""
     cursor = await connection.execute(
-        _DETAIL + " where m.resident is null and m.subject like 'device:%%' order by m.measured_at desc limit %s", (limit,)
+        _DETAIL + " where m.subject like 'device:%%' order by m.measured_at desc limit %s", (limit,)
     )
     return [_named(row) for row in await cursor.fetchall()]
 
@@ -202,12 +233,11 @@ async def unclaimed(connection: Connection, limit: int) -> list[dict[str, Any]]:
 async def claim(connection: Connection, number: int, resident: str) -> Stored | None:
     """Move an unclaimed measurement to its owner; returns it as new input for the rules, None if already claimed."""
     cursor = await connection.execute(
-        "update measurement set subject = %s, resident = %s where measurement = %s and resident is null returning measured_at",
-        (resident, resident, number),
+        "update measurement set subject = %s where measurement = %s and subject like 'device:%%' returning measured_at",
+        (resident, number),
     )
     if await cursor.fetchone() is None:
         return None
-    await connection.execute("update reading set subject = %s where measurement = %s", (resident, number))
     row = (await by_number(connection, [number]))[0]
     measurement = Measurement(
         device=row["device"], kind=row["kind"], record=row["record"], series=row["series"], measured_at=row["measured_at"],

@@ -164,7 +164,8 @@ class Worker:
         metrics.duplicates.inc(len(candidates) - len(entries))
         for change in batch.changes:
             metrics.alert_changes.labels(change.family, change.state.value).inc()
-        log.debug("committed", extra={"records": [str(item.measurement.record) for item, _ in stored], "changes": len(batch.changes)})
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("committed", extra={"records": [str(item.measurement.record) for item, _ in stored], "changes": len(batch.changes)})
         return judged
 
     async def _apply_events(self, connection: Connection, batch: Batch) -> list[Candidate]:

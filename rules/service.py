@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -20,6 +20,7 @@ from rules.engine import EVENT, Array, Kind, Move, Phase, Timing
 from rules.pack import FACTS, Pack, Rule, duration
 from vitals.alert import Change, Severity, State, Why
 from vitals.errors import BadInput
+from vitals.floor.columns import micros
 from vitals.floor.database import Connection
 from vitals.metric import METRICS
 
@@ -41,6 +42,7 @@ _SENTENCES = {
     Why.REPEATED: ("", ""),
     Why.NOT_CONFIRMED: ("复测未确认,请查看两次读数", "the repeat did not confirm; see both readings"),
 }
+_QUARTER = 900  # s; every zone's midnight falls on a quarter of an hour, so the local day is one within it
 _FACT_WORDS = {"age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压"}
 
 
@@ -80,34 +82,63 @@ def _compile(pack: Pack, rule: Rule) -> Compiled:
 def make_columns(rows: Sequence[Stored], known: dict[str, dict[str, Any]], zone: ZoneInfo) -> dict[str, NDArray[np.float64]]:
     """Measurements and what is known of their subjects → columns (n,), NaN where absent."""
     columns = {name: np.full(len(rows), np.nan) for name in (*METRICS, *FACTS)}
+    found: dict[str, tuple[list[int], list[float]]] = {}
     for number, stored in enumerate(rows):
         for code, value in stored.measurement.values.items():
             if not isinstance(value, str):
-                columns[code][number] = value
-        person = known.get(stored.subject, {}) if stored.resident else {}
-        for name, fact in facts.columns(person, stored.measurement.measured_at, zone).items():
-            columns[name][number] = fact
+                at, values = found.setdefault(code, ([], []))
+                at.append(number)
+                values.append(value)
+    for code, (at, values) in found.items():
+        columns[code][at] = values
+    people: dict[tuple[str, int], list[int]] = {}
+    for number, stored in enumerate(rows):
+        if stored.resident is not None:
+            people.setdefault((stored.subject, int(stored.measurement.measured_at.timestamp()) // _QUARTER), []).append(number)
+    for (subject, _quarter), numbers in people.items():
+        person = facts.columns(known.get(subject, {}), rows[numbers[0]].measurement.measured_at, zone)
+        for name, fact in person.items():
+            if fact == fact:
+                columns[name][numbers] = fact
     return columns
 
 
-def outcomes(compiled: Compiled, rows: Sequence[Stored], columns: dict[str, NDArray[np.float64]], now: datetime) -> Array:
+class Source(NamedTuple):
+    """What every rule asks of where a measurement comes from: columns (n,)."""
+
+    at: NDArray[np.int64]  # measured_at, µs
+    valid: NDArray[np.bool_]  # not a weak source
+    synced: NDArray[np.bool_]  # its time is certain
+    setting: NDArray[np.str_]
+    person: NDArray[np.bool_]  # belongs to a resident
+
+
+def make_source(rows: Sequence[Stored]) -> Source:
+    return Source(
+        np.array([micros(row.measurement.measured_at) for row in rows], np.int64),
+        np.array([not row.weak for row in rows], bool),
+        np.array([row.measurement.time_quality == "synced" for row in rows], bool),
+        np.array([row.measurement.setting for row in rows], str),
+        np.array([row.resident is not None for row in rows], bool),
+    )
+
+
+def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime) -> Array:
     """Events (n,) of one rule for measurements: hit, clear, urgent, valid, late."""
-    events = np.zeros(len(rows), EVENT)
+    events = np.zeros(len(source.at), EVENT)
     hit = compiled.when(columns)
     if compiled.applies is not None:
         applies = compiled.applies(columns)
         # an unknown fact never silences a danger rule; any other rule needs to know that it applies
         hit = np.where(applies == 1 if compiled.timing.visits else applies >= 0, hit, 0)
-    in_scope = np.array([row.measurement.setting in compiled.rule.settings for row in rows], bool)
-    events["hit"] = np.where(in_scope, hit, 0)
+    events["hit"] = np.where(np.isin(source.setting, compiled.rule.settings), hit, 0)
     events["clear"] = compiled.clear(columns) if compiled.clear else 0
     events["urgent"] = (compiled.urgent(columns) == 1) if compiled.urgent else False
-    events["valid"] = [not row.weak for row in rows]
-    events["at"] = [states.micros(row.measurement.measured_at) for row in rows]
-    events["now"] = states.micros(now)
+    events["valid"] = source.valid
+    events["at"] = source.at
+    events["now"] = micros(now)
     # lateness counts only when the time is certain; estimated and untrusted count as new
-    oldest = now - compiled.late_after
-    events["late"] = [row.measurement.time_quality == "synced" and row.measurement.measured_at < oldest for row in rows]
+    events["late"] = source.synced & (source.at < micros(now - compiled.late_after))
     return events
 
 
@@ -152,7 +183,7 @@ class Rules:
         position = {subject: number for number, subject in enumerate(subjects)}
         rows = batch.measurements
         known = await facts.read(connection, subjects)
-        columns = make_columns(rows, known, self._zone)
+        columns, source = make_columns(rows, known, self._zone), make_source(rows)
         state = await states.read(connection, subjects, [compiled.rule.id for compiled in self._rules])
         before = {rule: array.copy() for rule, array in state.items()}
         ends = [subject for subject, _ in batch.ended]
@@ -161,7 +192,7 @@ class Rules:
         family_phases: dict[str, NDArray[np.uint8]] = {}
         found: list[tuple[int, int, Change]] = []
         for rank, compiled in enumerate(self._rules):
-            events = self._events(compiled, rows, columns, now, len(ends), len(urgent), len(ticked))
+            events = self._events(compiled, source, columns, now, len(ends), len(urgent), len(ticked))
             if compiled.rule.inhibited_by in family_phases:
                 events["inhibited"] = np.isin(family_phases[compiled.rule.inhibited_by], (Phase.PENDING, Phase.FIRING))
             moves, phases = engine.run(compiled.timing, state[compiled.rule.id], order, events)
@@ -169,7 +200,8 @@ class Rules:
             for at in np.flatnonzero((moves != Move.NONE) & (moves != Move.CLOSED)):
                 stored = rows[at - first] if first <= at < first + len(rows) else None
                 found.append((int(at), rank, self._change(compiled, subjects[order[at]], Move(moves[at]), Phase(phases[at]), stored, now)))
-            found += self._missing_facts(compiled, rank, rows, columns, events[first : first + len(rows)], first, now)
+            unknown = events["hit"][first : first + len(rows)] == 0
+            found += self._missing_facts(compiled, rank, rows, source, columns, unknown, first, now)
         await states.write(connection, subjects, before, state)
         for _at, _rank, change in sorted(found, key=lambda item: item[:2]):
             moved = await alerts.move(connection, change)
@@ -180,7 +212,7 @@ class Rules:
     def _events(
         self,
         compiled: Compiled,
-        rows: list[Stored],
+        source: Source,
         columns: dict[str, NDArray[np.float64]],
         now: datetime,
         ends: int,
@@ -188,12 +220,12 @@ class Rules:
         ticks: int,
     ) -> Array:
         """Stream order: episodes that people ended, reported symptoms, measurements, ticks."""
-        parts = [np.zeros(ends, EVENT), np.zeros(urgent, EVENT), outcomes(compiled, rows, columns, now), np.zeros(ticks, EVENT)]
+        parts = [np.zeros(ends, EVENT), np.zeros(urgent, EVENT), outcomes(compiled, source, columns, now), np.zeros(ticks, EVENT)]
         kinds = (Kind.END, Kind.URGENT, Kind.MEASUREMENT, Kind.TICK)
         for part, kind in zip(parts, kinds, strict=True):
             part["kind"] = kind
             if kind != Kind.MEASUREMENT:
-                part["at"] = part["now"] = states.micros(now)
+                part["at"] = part["now"] = micros(now)
                 part["valid"] = True
         if compiled.urgent is None:
             parts[1]["kind"] = Kind.TICK  # symptoms concern only rules that have an urgent side
@@ -220,22 +252,25 @@ class Rules:
         compiled: Compiled,
         rank: int,
         rows: list[Stored],
+        source: Source,
         columns: dict[str, NDArray[np.float64]],
-        events: Array,
+        unknown: NDArray[np.bool_],
         first: int,
         now: datetime,
     ) -> list[tuple[int, int, Change]]:
         """The result was unknown, and only because a fact is not recorded: ask for it, one item for each person."""
-        found = []
-        for number in np.flatnonzero(events["hit"] == 0):
+        found: list[tuple[int, int, Change]] = []
+        if not compiled.needs:
+            return found
+        asked = unknown & source.person & np.isin(source.setting, compiled.rule.settings) & (compiled.when(columns) == 0)
+        if compiled.applies is not None:
+            asked &= compiled.applies(columns) >= (1 if compiled.timing.visits else 0)
+        for name in compiled.metrics:
+            asked &= ~np.isnan(columns[name])
+        for number in np.flatnonzero(asked):
             stored = rows[number]
-            row = {name: values[[number]] for name, values in columns.items()}
-            missing = sorted(name for name in compiled.needs if np.isnan(row[name][0]))
-            complete = not any(np.isnan(row[name][0]) for name in compiled.metrics)
-            concerned = stored.resident is not None and stored.measurement.setting in compiled.rule.settings
-            if compiled.applies is not None:
-                concerned &= bool(compiled.applies(row)[0] >= (1 if compiled.timing.visits else 0))
-            if not (concerned and complete and missing and compiled.when(row)[0] == 0):
+            missing = sorted(name for name in compiled.needs if np.isnan(columns[name][number]))
+            if not missing:
                 continue
             words = "、".join(_FACT_WORDS[name] for name in missing)
             explanation = {"zh": f"请询问并记录:{words}", "en": f"ask and record: {', '.join(missing)}", "facts": missing}

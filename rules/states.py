@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rules.engine import STATE, Array
+from vitals.floor.columns import EPOCH, times
 from vitals.floor.database import Connection
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def micros(moment: datetime) -> int:
-    """Aware time → µs since the epoch."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def moment(value: int) -> datetime:
     """µs since the epoch → aware UTC."""
-    return _EPOCH + timedelta(microseconds=value)
+    return EPOCH + timedelta(microseconds=value)
 
 
 class Timer(NamedTuple):
@@ -67,26 +62,42 @@ async def read(connection: Connection, subjects: Sequence[str], rules: Sequence[
 
 async def write(connection: Connection, subjects: Sequence[str], before: dict[str, Array], after: dict[str, Array]) -> None:
     """Write the rows that changed, and the timers that follow from their deadlines."""
-    names = STATE.names or ()
-    for rule, state in after.items():
-        for number in np.flatnonzero(state != before[rule]).tolist():
-            subject, row = subjects[number], state[number]
-            if row == np.zeros(1, STATE)[0]:
-                await connection.execute("delete from rule_state where subject = %s and rule = %s", (subject, rule))
-            else:
-                values: list[Any] = [row[name].item() for name in names]
-                await connection.execute(
-                    "insert into rule_state (subject, rule, phase, first, last, deadline, clears, last_clear, weak, count)"
-                    " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (subject, rule) do update set"
-                    " (phase, first, last, deadline, clears, last_clear, weak, count) = (excluded.phase, excluded.first, excluded.last,"
-                    " excluded.deadline, excluded.clears, excluded.last_clear, excluded.weak, excluded.count)",
-                    (subject, rule, *values),
-                )
-            if row["deadline"] > 0:
-                await connection.execute(
-                    "insert into rule_timer (subject, rule, due_at) values (%s, %s, %s)"
-                    " on conflict (subject, rule) do update set due_at = excluded.due_at",
-                    (subject, rule, moment(int(row["deadline"]))),
-                )
-            else:
-                await connection.execute("delete from rule_timer where subject = %s and rule = %s", (subject, rule))
+    changed = {rule: np.flatnonzero(state != before[rule]) for rule, state in after.items()}
+    changed = {rule: at for rule, at in changed.items() if len(at)}
+    if not changed:
+        return
+    rows = np.concatenate([after[rule][at] for rule, at in changed.items()])
+    names = [subjects[number] for at in changed.values() for number in at.tolist()]
+    rules = [rule for rule, at in changed.items() for _ in at]
+    gone = rows == np.zeros(1, STATE)[0]
+    await _delete(connection, "rule_state", names, rules, gone)
+    await _delete(connection, "rule_timer", names, rules, rows["deadline"] <= 0)
+    kept = np.flatnonzero(~gone)
+    if len(kept):
+        await connection.execute(
+            "insert into rule_state (subject, rule, phase, first, last, deadline, clears, last_clear, weak, count)"
+            " select subject, rule, phase, first, last, deadline, clears, last_clear, weak <> 0, count"
+            " from unnest(%s::text[], %s::text[], %s, %s, %s, %s, %s, %s, %s, %s)"
+            " as n(subject, rule, phase, first, last, deadline, clears, last_clear, weak, count) order by subject, rule"
+            " on conflict (subject, rule) do update set"
+            " (phase, first, last, deadline, clears, last_clear, weak, count) = (excluded.phase, excluded.first, excluded.last,"
+            " excluded.deadline, excluded.clears, excluded.last_clear, excluded.weak, excluded.count)",
+            ([names[at] for at in kept], [rules[at] for at in kept], *(rows[kept][name].astype(np.int64) for name in STATE.names or ())),
+        )
+    waiting = np.flatnonzero(rows["deadline"] > 0)
+    if len(waiting):
+        await connection.execute(
+            "insert into rule_timer (subject, rule, due_at) select * from unnest(%s::text[], %s::text[], %s) order by 1, 2"
+            " on conflict (subject, rule) do update set due_at = excluded.due_at",
+            ([names[at] for at in waiting], [rules[at] for at in waiting], times(rows["deadline"][waiting])),
+        )
+
+
+async def _delete(connection: Connection, table: str, subjects: list[str], rules: list[str], which: NDArray[np.bool_]) -> None:
+    at = np.flatnonzero(which)
+    if len(at):
+        await connection.execute(
+            f"delete from {table} t using unnest(%s::text[], %s::text[]) as g(subject, rule)"  # noqa: S608  two tables of ours
+            " where t.subject = g.subject and t.rule = g.rule",
+            ([subjects[number] for number in at], [rules[number] for number in at]),
+        )

@@ -28,7 +28,7 @@ WEAK_SETTINGS = frozenset({"manual", "cuffless"})
 WEAK_FLAGS = frozenset({"body_movement", "cuff_too_loose", "improper_position"})
 
 
-class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One report of one device.
 
     values: metric code → number in the metric's unit, unrounded, or a coded answer (`{"fobt": "positive"}`).
@@ -64,11 +64,13 @@ def implausible(values: dict[str, float | str]) -> list[str]:
 
     The value stays what it is: stored, out of means and control, and seen by danger rules as a weak source.
     """
-    reasons = [
-        f"implausible:{code}"
-        for code, value in sorted(values.items())
-        if not isinstance(value, str) and not METRICS[code].plausible[0] <= value <= METRICS[code].plausible[1]
-    ]
+    reasons = []
+    for code, value in values.items():
+        if not isinstance(value, str):
+            low, high = METRICS[code].plausible
+            if not low <= value <= high:
+                reasons.append(f"implausible:{code}")
+    reasons.sort()
     systolic, diastolic = values.get("systolic"), values.get("diastolic")
     if isinstance(systolic, float | int) and isinstance(diastolic, float | int):
         pulse_pressure = systolic - diastolic
@@ -81,10 +83,11 @@ def implausible(values: dict[str, float | str]) -> list[str]:
 
 def weak_source(measurement: Measurement, bond_protected: bool) -> list[str]:
     """Why this measurement may never refer anyone by itself; empty when it is a trustworthy source."""
-    reasons = list(implausible(measurement.values))
+    reasons = implausible(measurement.values)
     if measurement.setting in WEAK_SETTINGS:
         reasons.append(f"setting:{measurement.setting}")
-    reasons += [f"flag:{flag}" for flag in measurement.flags if flag in WEAK_FLAGS]
+    if measurement.flags:
+        reasons += [f"flag:{flag}" for flag in measurement.flags if flag in WEAK_FLAGS]
     if not bond_protected:
         reasons.append("bond:unprotected")
     return reasons

@@ -13,6 +13,7 @@ received_at.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable
@@ -76,7 +77,7 @@ Text = Annotated[str, msgspec.Meta(max_length=64)]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-class _WireMeasurement(msgspec.Struct, kw_only=True, omit_defaults=True):
+class _WireMeasurement(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     device: Name
     kind: Kind
     record: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -170,9 +171,17 @@ def parse_moment(text: str) -> datetime | None:
         return None
 
 
+def _moment(text: str) -> datetime | None:
+    """`parse_moment`, with the forms that gateways send taken at once."""
+    if len(text) in (20, 24, 27) and text[-1] == "Z" and text[10] == "T" and text[4] == text[7] == "-" and text[13] == text[16] == ":":
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(text)
+    return parse_moment(text)
+
+
 def _measurement(wire: _WireMeasurement, now: datetime) -> Measurement:
-    received = parse_moment(wire.received_at)
-    measured = parse_moment(wire.measured_at)
+    received = _moment(wire.received_at)
+    measured = _moment(wire.measured_at)
     quality: TimeQuality = wire.time_quality
     if received is None or not EARLIEST <= received <= now + SKEW:
         received, quality = now, "untrusted"  # the gateway's own clock is wrong
@@ -189,15 +198,16 @@ def _measurement(wire: _WireMeasurement, now: datetime) -> Measurement:
             if value not in CODED[code]:
                 raise BadInput("unknown_answer", code)
         else:
-            if code not in METRICS:
+            metric = METRICS.get(code)
+            if metric is None:
                 raise BadInput("unknown_metric", code)
-            low, high = METRICS[code].encodable
+            low, high = metric.encodable
             if not low <= value <= high:
                 raise BadInput("impossible_value", code)
         values[code] = value
     if not values and not wire.codes:
         raise BadInput("no_values")
-    if unknown := [code for code in wire.codes if code not in METRICS and code not in CODED]:
+    if wire.codes and (unknown := [code for code in wire.codes if code not in METRICS and code not in CODED]):
         raise BadInput("unknown_metric", unknown[0])
     return Measurement(
         device=wire.device,

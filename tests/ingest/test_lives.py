@@ -74,5 +74,5 @@ async def test_what_a_kiosk_reports_without_a_number_is_stored_as_an_answer(clin
     )
     assert [one.refusal for one in judged] == [None, None, ("unknown_answer", "fobt")]
     rows = await clinic.rows("select kind, coded from measurement order by measurement")
-    assert [(row["kind"], row["coded"]) for row in rows] == [("coded", {"fobt": "positive"}), ("spirometry", {})]
+    assert [(row["kind"], row["coded"]) for row in rows] == [("coded", {"fobt": "positive"}), ("spirometry", None)]
     assert await clinic.value("select count(*) from reading") == 3

@@ -20,6 +20,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from vitals.errors import ConfigError
+from vitals.floor import columns
 
 Connection = AsyncConnection[DictRow]
 Pool = AsyncConnectionPool[Connection]
@@ -46,6 +47,7 @@ async def connect(conninfo: str, *, autocommit: bool = False) -> Connection:
 
 async def settle(connection: Connection) -> None:
     """Promise durability and UTC for a new connection, whatever the server's defaults are."""
+    columns.register(connection.adapters)
     before = connection.autocommit
     if not before:
         await connection.set_autocommit(True)
