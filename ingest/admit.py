@@ -11,6 +11,8 @@ from vitals.errors import BadInput
 from vitals.measurement import Measurement
 from vitals.wire import Gap, PairingReport
 
+INTAKE = "intake"  # topic of what stands for an intake row (ingest.stream)
+
 
 @dataclass(slots=True)
 class Admitted:
@@ -30,11 +32,15 @@ class Admitted:
     refusal: tuple[str, str] | None = None
     wanted: bool = True
     unknown_devices: list[str] = field(default_factory=list)
+    elsewhere: bool = False  # refused because of another part of the same message
 
 
 def admit(item: Incoming, now: datetime) -> Admitted:
     """Judge one message; never raises. The broker's retain flag means nothing here."""
     result = Admitted(item)
+    if item.topic == INTAKE:
+        result.wanted = False
+        return result
     try:
         topic = wire.parse_topic(item.topic)
         result.site, result.gateway = topic.site, topic.gateway

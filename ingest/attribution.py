@@ -55,13 +55,11 @@ async def attribute(connection: Connection, items: Sequence[tuple[DeviceRow, Mea
     return owners
 
 
-async def _wearers(
-    connection: Connection, numbers: Sequence[int], items: Sequence[tuple[DeviceRow, Measurement]]
-) -> list[tuple[int, str]]:
+async def _wearers(connection: Connection, numbers: Sequence[int], items: Sequence[tuple[DeviceRow, Measurement]]) -> list[tuple[int, str]]:
     """(number, resident) of personal devices that somebody was bound to at the time of measuring."""
     if not items:
         return []
-    cursor = connection.cursor(row_factory=tuple_row, binary=True)  # type: ignore[call-overload]
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)
     await cursor.execute(
         "select w.n, b.resident from unnest(%s, %s, %s) as w(n, device_no, at)"
         " join binding b on b.device_no = w.device_no and b.during @> w.at",
@@ -93,6 +91,25 @@ async def _visitors(
         ),
     )
     return await cursor.fetchall()
+
+
+async def wearers_now(connection: Connection, devices: Sequence[int], now: datetime) -> dict[int, str]:
+    """device number → resident bound to it now: for routing, not for deciding."""
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)
+    await cursor.execute(
+        "select device_no, resident from binding where device_no = any(%s) and during @> %s::timestamptz",
+        (np.array(devices, np.int64), now),
+    )
+    return dict(await cursor.fetchall())
+
+
+async def visitors_of(connection: Connection, checkins: Sequence[str]) -> dict[str, str]:
+    """check-in → resident: for routing, not for deciding."""
+    if not checkins:
+        return {}
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute("select checkin, resident from checkin where checkin = any(%s)", (list(checkins),))
+    return dict(await cursor.fetchall())
 
 
 async def extend(connection: Connection, checkin: str, until: datetime) -> None:

@@ -15,16 +15,25 @@ from vitals.measurement import Measurement
 
 
 class Incoming(NamedTuple):
-    """One message as it came: `token` is the source's own, handed back when the message is safe."""
+    """One message as it came: `token` is the source's own, handed back when the message is safe.
+
+    part, parts: which part of a message this is, where a message was split among partitions.
+    """
 
     source: str
     topic: str
     payload: bytes
     token: Any
+    part: int = 0
+    parts: int = 1
 
 
 class Source(Protocol):
-    """Where messages come from. Nothing is acknowledged before `done`, which the worker calls after its commit."""
+    """Where messages come from. Nothing is acknowledged before `done`, which the worker calls after its commit.
+
+    `seal` is called inside the transaction, `committed` right after it: a source that keeps its position in the
+    database moves it there. `still_waiting` tells, after a commit whose outcome nobody saw, what is still to be done.
+    """
 
     def waiting(self) -> bool:
         """Whether `take` would return something."""
@@ -34,6 +43,18 @@ class Source(Protocol):
 
     def take(self, limit: int) -> list[Incoming]:
         """What is waiting, at most `limit`, oldest first; does not block."""
+
+    def mine(self, subject: str) -> bool:
+        """Whether the timers of this subject are this worker's to fire."""
+
+    async def seal(self, connection: Connection, items: list[Incoming]) -> None:
+        """Move the position, if there is one; raises `stream.Fenced` when somebody else has it."""
+
+    def committed(self, items: list[Incoming]) -> None:
+        """The transaction with these is durable."""
+
+    async def still_waiting(self, connection: Connection, items: list[Incoming]) -> list[Incoming]:
+        """Those of `items` that are not committed; raises `stream.Fenced`."""
 
     def done(self, items: list[Incoming]) -> None:
         """These are committed (or in quarantine): acknowledge them."""
@@ -73,6 +94,7 @@ class Batch:
 
     ended: subjects whose open alerts a person ended, with the account that did it (care → rules).
     changes: alert movements of this transaction (rules → care). results: intake number → what became of it.
+    mine: whether a subject's timers are to be fired here.
     """
 
     measurements: list[Stored] = field(default_factory=list)
@@ -80,6 +102,7 @@ class Batch:
     ended: list[tuple[str, str]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     results: dict[int, str] = field(default_factory=dict)
+    mine: Callable[[str], bool] = lambda _subject: True
 
 
 # Runs inside the worker's transaction; returns when it wants to run again even if nothing arrives.

@@ -31,7 +31,7 @@ async def by_name(connection: Connection, names: Iterable[str]) -> dict[str, Dev
     wanted = sorted(set(names))
     if not wanted:
         return {}
-    cursor = connection.cursor(row_factory=tuple_row, binary=True)  # type: ignore[call-overload]
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)
     await cursor.execute(f"select {_COLUMNS} from device where device = any(%s)", (wanted,))  # noqa: S608
     return {row[1]: DeviceRow._make(row) for row in await cursor.fetchall()}
 

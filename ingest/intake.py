@@ -58,6 +58,18 @@ async def take(connection: Connection, limit: int) -> list[Event]:
     return [Event(**row) for row in await cursor.fetchall()]
 
 
+async def named(connection: Connection, numbers: list[int]) -> list[Event]:
+    """These rows, in order, locked, unless they were applied before."""
+    if not numbers:
+        return []
+    cursor = await connection.execute(
+        "select intake, kind, subject, body, account, created_at from intake where intake = any(%s) and applied_at is null"
+        " order by intake for update",
+        (numbers,),
+    )
+    return [Event(**row) for row in await cursor.fetchall()]
+
+
 async def finish(connection: Connection, results: dict[int, str], now: datetime) -> None:
     """Write what became of the rows."""
     if results:

@@ -6,6 +6,7 @@ import asyncio
 
 from ingest.batch import Incoming
 from vitals import wire
+from vitals.floor.database import Connection
 from vitals.floor.mqtt import Delivery, Link
 
 SUBSCRIPTIONS = [f"{wire.ROOT}/+/+/up/#"]
@@ -33,6 +34,18 @@ class MqttSource:
             except asyncio.QueueEmpty:
                 break
         return [Incoming("mqtt", d.topic, d.payload, d) for d in taken]
+
+    def mine(self, _subject: str) -> bool:
+        return True
+
+    async def seal(self, connection: Connection, items: list[Incoming]) -> None:
+        """The broker keeps no position of ours."""
+
+    def committed(self, items: list[Incoming]) -> None:
+        """Acknowledged by `done`."""
+
+    async def still_waiting(self, _connection: Connection, items: list[Incoming]) -> list[Incoming]:
+        return items
 
     def done(self, items: list[Incoming]) -> None:
         for item in items:

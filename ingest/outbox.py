@@ -24,7 +24,8 @@ async def send(connection: Connection, link: Link, limit: int = 100) -> int:
     """Publish what waits for a gateway; returns how many went. Stops at the first that the link cannot take."""
     cursor = await connection.execute(
         "select o.outbox, o.kind, o.body, o.gateway, g.site from outbox o join gateway g using (gateway)"
-        " where o.sent_at is null and o.kind in ('command', 'advice') order by o.outbox limit %s",
+        " where o.sent_at is null and o.kind in ('command', 'advice') order by o.outbox limit %s"
+        " for update of o skip locked",
         (limit,),
     )
     sent: list[int] = []

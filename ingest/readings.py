@@ -128,7 +128,7 @@ def _bigints(values: Sequence[int]) -> Any:
 
 async def _insert(connection: Connection, items: list[_Item]) -> set[int]:
     """Numbers of those (sorted by key) that were not there yet; the database decides."""
-    cursor = connection.cursor(row_factory=scalar_row, binary=True)  # type: ignore[call-overload]
+    cursor = connection.cursor(row_factory=scalar_row, binary=True)
     await cursor.execute(
         "insert into ledger (device_no, key, digest, measurement) select * from unnest(%s, %s, %s, %s)"
         " on conflict do nothing returning measurement",
@@ -145,7 +145,7 @@ async def _insert(connection: Connection, items: list[_Item]) -> set[int]:
 async def _digests(connection: Connection, keys: list[Key]) -> dict[Key, int]:
     if not keys:
         return {}
-    cursor = connection.cursor(row_factory=tuple_row, binary=True)  # type: ignore[call-overload]
+    cursor = connection.cursor(row_factory=tuple_row, binary=True)
     await cursor.execute(
         "select l.device_no, l.key, l.digest from unnest(%s, %s) as k(device_no, key) join ledger l using (device_no, key)",
         (_bigints([key[0] for key in keys]), _bigints([key[1] for key in keys])),
@@ -194,7 +194,7 @@ def _row(stored: Stored, candidate: Candidate, stored_at: bytes) -> bytes:
 
 _RESIDENT = "case when m.subject not like 'device:%%' then m.subject end"
 _DETAIL = (
-    "select m.measurement, m.measured_at, m.received_at, m.sent_at, m.stored_at, m.device_time, m.time_quality, m.kind, m.setting,"
+    "select m.measurement, m.measured_at, m.received_at, m.sent_at, m.stored_at, m.device_time, m.time_quality, m.kind, m.setting,"  # noqa: S608
     f" m.subject, {_RESIDENT} as resident, m.checkin, coalesce(m.weak, '{{}}') as weak, coalesce(m.flags, '{{}}') as flags,"
     " coalesce(m.codes, '{}') as codes, coalesce(m.coded, '{}') as coded, encode(m.raw, 'hex') as raw, m.series, m.record,"
     " m.metrics, m.numbers, d.device, d.site, d.station from measurement m join device d using (device_no)"
@@ -224,9 +224,7 @@ async def of_subject(connection: Connection, subject: str, since: datetime, unti
 
 async def unclaimed(connection: Connection, limit: int) -> list[dict[str, Any]]:
     """The unclaimed pool: measurements that belong to nobody yet, newest first."""
-    cursor = await connection.execute(
-        _DETAIL + " where m.subject like 'device:%%' order by m.measured_at desc limit %s", (limit,)
-    )
+    cursor = await connection.execute(_DETAIL + " where m.subject like 'device:%%' order by m.measured_at desc limit %s", (limit,))
     return [_named(row) for row in await cursor.fetchall()]
 
 

@@ -160,7 +160,7 @@ class Rules:
                     await facts.record(connection, event.subject, event.body["facts"], event.account, now)
                 except BadInput as error:
                     batch.results[event.intake] = f"refused:{error.reason}"
-        timers = await states.due(connection, now)
+        timers = await states.due(connection, now, batch.mine)
         urgent = [e for e in batch.events if e.kind == "symptoms" and e.subject is not None and self.reported(e.body)]
         subjects = sorted(
             {row.subject for row in batch.measurements}
@@ -170,7 +170,7 @@ class Rules:
         )
         if subjects:
             await self._advance(connection, batch, now, subjects, [e.subject for e in urgent if e.subject], [t.subject for t in timers])
-        return await states.next_due(connection)
+        return await states.next_due(connection, batch.mine)
 
     def reported(self, body: dict[str, Any]) -> set[str]:
         """Danger symptoms answered with yes; denied and not asked both count as false for raising."""

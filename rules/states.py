@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -25,13 +25,18 @@ class Timer(NamedTuple):
     due_at: datetime
 
 
-async def due(connection: Connection, now: datetime, limit: int = 1000) -> list[Timer]:
-    """Take the timers that are due and journal their ticks; nobody else can take them in the meantime."""
+async def due(connection: Connection, now: datetime, mine: Callable[[str], bool], limit: int = 1000) -> list[Timer]:
+    """Take the timers that are due and ours, and journal their ticks; nobody else can take them in the meantime."""
+    cursor = await connection.execute("select subject, rule from rule_timer where due_at <= %s order by due_at limit %s", (now, limit * 10))
+    ours = [row for row in await cursor.fetchall() if mine(row["subject"])][:limit]
+    if not ours:
+        return []
     cursor = await connection.execute(
         "delete from rule_timer where (subject, rule) in"
-        " (select subject, rule from rule_timer where due_at <= %s order by due_at limit %s for update skip locked)"
+        " (select subject, rule from rule_timer where due_at <= %s"
+        "  and (subject, rule) in (select * from unnest(%s::text[], %s::text[])) for update skip locked)"
         " returning subject, rule, due_at",
-        (now, limit),
+        (now, [row["subject"] for row in ours], [row["rule"] for row in ours]),
     )
     timers = sorted((Timer(**row) for row in await cursor.fetchall()), key=lambda t: (t.due_at, t.subject, t.rule))
     if timers:
@@ -42,9 +47,10 @@ async def due(connection: Connection, now: datetime, limit: int = 1000) -> list[
     return timers
 
 
-async def next_due(connection: Connection) -> datetime | None:
-    row = await (await connection.execute("select min(due_at) as due from rule_timer")).fetchone()
-    return row["due"] if row is not None else None
+async def next_due(connection: Connection, mine: Callable[[str], bool]) -> datetime | None:
+    """When the earliest timer of ours is due, as far as the next hundred of all show it."""
+    cursor = await connection.execute("select subject, due_at from rule_timer order by due_at limit 100")
+    return next((row["due_at"] for row in await cursor.fetchall() if mine(row["subject"])), None)
 
 
 async def read(connection: Connection, subjects: Sequence[str], rules: Sequence[str]) -> dict[str, Array]:

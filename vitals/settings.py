@@ -39,7 +39,16 @@ class Settings(BaseModel):
     mqtt_password: SecretStr | None = None
     mqtt_ca: Path | None = Field(None, description="certificate authority; its presence turns TLS on")
     mqtt_window: int = Field(1000, ge=1, le=65535, description="messages taken from the broker and not yet acknowledged")
+    backend_users: str = Field("", description="further names of backend processes at the broker (bridges), separated by commas")
     broker_kind: Literal["auto", "mosquitto", "amqtt"] = "auto"
+    kafka_servers: str | None = Field(None, description="host:port,…; its presence makes the worker read from Kafka")
+    kafka_ca: Path | None = Field(None, description="certificate authority; its presence turns TLS on")
+    kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_user: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_partitions: int = Field(8, ge=1, le=1000, description="of the topic, when a bridge makes it")
+    kafka_replicas: int = Field(1, ge=1, le=9)
+    kafka_retention_hours: int = Field(168, ge=1)
     broker_bind: str = "127.0.0.1"
     broker_certificate: Path | None = None
     broker_key: Path | None = None

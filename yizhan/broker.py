@@ -47,8 +47,9 @@ def gateway_credential(site: str, gateway: str, password_hash: str) -> Credentia
 
 
 def backend_credential(password_hash: str) -> Credential:
-    """The worker's rights: everything up to read, everything down to write."""
-    return Credential(password_hash, tuple(f"{wire.ROOT}/+/+/down/{what}" for what in wire.DOWN), (f"{wire.ROOT}/+/+/up/#",))
+    """The backend's rights: everything up to read, everything down to write, and a bridge's probe."""
+    down = tuple(f"{wire.ROOT}/+/+/down/{what}" for what in wire.DOWN)
+    return Credential(password_hash, (*down, f"{wire.ROOT}/probe/+/up/status"), (f"{wire.ROOT}/+/+/up/#",))
 
 
 class Broker(Protocol):
@@ -161,7 +162,8 @@ async def read_credentials(settings: Settings, backend_hash: str) -> dict[str, C
         cursor = await connection.execute("select gateway, site, password_hash from gateway where revoked_at is null")
         rows = await cursor.fetchall()
     found = {row["gateway"]: gateway_credential(row["site"], row["gateway"], row["password_hash"]) for row in rows}
-    return {settings.mqtt_user or "worker": backend_credential(backend_hash), **found}
+    backends = {settings.mqtt_user or "worker", *filter(None, settings.backend_users.split(","))}
+    return {**found, **{name: backend_credential(backend_hash) for name in backends}}
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:

@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--json", action="store_true", help="the result as one JSON object")
     for name, words in (
-        ("worker", "process: messages → database, rules, cases"), ("api", "process: HTTP API and console"),
+        ("worker", "process: messages → database, rules, cases"), ("ingest", "process: broker → Kafka, of the distributed composition"),
+        ("api", "process: HTTP API and console"),
         ("broker", "process: the MQTT broker and its credentials"), ("migrate", "apply the database's missing migrations"),
         ("check", "list everything unsafe or broken about this deployment"),
     ):  # fmt: skip
@@ -158,6 +159,12 @@ def _worker(_chosen: argparse.Namespace) -> int:
     from yizhan import compose
 
     return _process(compose.worker)
+
+
+def _ingest(_chosen: argparse.Namespace) -> int:
+    from yizhan import compose
+
+    return _process(compose.ingest)
 
 
 def _api(_chosen: argparse.Namespace) -> int:
@@ -309,6 +316,6 @@ def _bench(chosen: argparse.Namespace) -> int:
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "up": _up, "demo": _demo, "worker": _worker, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim, "migrate": _migrate,
-    "check": _check, "gatt": _gatt, "rules": _rules, "account": _account, "bench": _bench,
+    "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim,
+    "migrate": _migrate, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account, "bench": _bench,
 }  # fmt: skip

@@ -29,6 +29,12 @@ async def worker(settings: Settings, stop: asyncio.Event) -> None:
     await service.run(settings, steps(settings), stop)
 
 
+async def ingest(settings: Settings, stop: asyncio.Event) -> None:
+    from ingest import bridge
+
+    await bridge.run(settings, stop)
+
+
 async def api(settings: Settings, stop: asyncio.Event) -> None:
     from api import service
 

@@ -23,7 +23,7 @@ from firmware_sim.town import Control, dbus_daemon
 from vitals.errors import ConfigError
 from vitals.floor import database
 from vitals.settings import load
-from yizhan import broker, postgres, town
+from yizhan import broker, kafka, postgres, town
 from yizhan.compose import ROOMS
 
 Progress = Callable[[str], None]
@@ -108,6 +108,8 @@ class Composition:
         log_level: str = "info",
         resend_after: float = 2.0,
         gateway_process: bool = True,
+        through_kafka: bool = False,
+        workers: int = 1,
     ) -> None:
         self.data = data.absolute()
         self.radio = ("bluez" if dbus_daemon() else "in-process") if radio == "auto" else radio
@@ -118,9 +120,12 @@ class Composition:
         self._log_level = log_level
         self._resend_after = resend_after
         self._with_gateway = gateway_process
+        self._through_kafka, self._workers = through_kafka, workers
         self._run = Path(tempfile.mkdtemp(prefix="yz-"))  # unix sockets need a short path
         self.control = Control(self._run / "control.sock")
         self.ports = {"database": free_port(), "mqtt": free_port(), "api": api_port or free_port()}
+        if through_kafka:
+            self.ports |= {"kafka": free_port(), "controller": free_port()}
         self.url = f"http://127.0.0.1:{self.ports['api']}"
         self.database_url = ""
 
@@ -167,14 +172,15 @@ class Composition:
             "mqtt_user": "worker",
             "mqtt_password_file": self._file("worker"),
         }
-        await self._start_python("broker", self.environment(**backend), "broker")
+        await self._start_python("broker", self.environment(**backend, backend_users="ingest-1,ingest-2"), "broker")
         kind = broker.choose(load({"YIZHAN_BROKER_KIND": self.broker_kind}))
         await self._until(self._port_open("mqtt"), "broker")
         self._progress(f"消息代理 broker        {kind}, 127.0.0.1:{self.ports['mqtt']}")
+        if self._through_kafka:
+            await self._start_kafka(backend)
         if self._with_gateway:
             await self._start_edge()
-        await self._start_python("worker", self.environment(**backend), "worker")
-        await self._until(self._said("worker", "connected to the broker"), "worker")
+        await self._start_workers(backend)
         self._progress("处理进程 worker        readings, rules, cases in one transaction")
         await self._start_python("api", self.environment(**backend), "api")
         await self._until(self._api_answers, "api")
@@ -192,6 +198,25 @@ class Composition:
             file.write(self.database_url)
         applied = await database.migrate(self.database_url, ROOMS)
         self._progress(f"数据库 database        PostgreSQL, 127.0.0.1:{self.ports['database']}, {len(applied)} migrations applied")
+
+    async def _start_kafka(self, backend: dict[str, str | Path]) -> None:
+        """Kafka and a bridge: from here on the worker reads from there."""
+        command = kafka.prepare(self.data / "kafka", self.ports["kafka"], self.ports["controller"])
+        await self._start_service(Service("kafka", command, dict(os.environ), self.data / "logs" / "kafka.log"))
+        await self._until(self._port_open("kafka"), "kafka")
+        backend["kafka_servers"] = f"127.0.0.1:{self.ports['kafka']}"
+        bridge = backend | {"mqtt_user": "ingest-1"}
+        await self._start_python("ingest", self.environment(**bridge), "ingest")
+        await self._until(self._said("ingest", "bridge started"), "ingest")
+        self._progress(f"日志流 kafka           127.0.0.1:{self.ports['kafka']}, one bridge")
+
+    async def _start_workers(self, backend: dict[str, str | Path]) -> None:
+        ready = "partitions assigned" if self._through_kafka else "connected to the broker"
+        for number in range(1, self._workers + 1):
+            name = "worker" if number == 1 else f"worker-{number}"
+            await self._start_python(name, self.environment(**backend), "worker")
+        for name in [name for name in self.services if name.startswith("worker")]:
+            await self._until(self._said(name, ready), name)
 
     async def _start_edge(self) -> None:
         extra: dict[str, str | Path] = {"mqtt_user": town.GATEWAY, "mqtt_password_file": self._file("gateway")}

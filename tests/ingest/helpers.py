@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ingest.batch import Incoming
-from ingest.service import Worker
+from ingest.worker import Worker
 from vitals.floor import database
 from vitals.settings import Settings
 from yizhan import town
@@ -62,7 +62,7 @@ class Clinic:
 
     async def open(self) -> Clinic:
         await town.found(self.conninfo, "gateway-password")
-        self.worker = Worker(self.conninfo, steps(Settings()), 500)
+        self.worker = Worker(self.conninfo, steps(Settings()))
         return self
 
     async def send(self, *payloads: bytes, topic: str = TOPIC) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingest import attribution, intake, service
+from ingest import attribution, intake, receipts, worker
 from tests.ingest.helpers import CUFF, TOPIC, Clinic, incoming, measurement, message
 from vitals.floor import database
 from yizhan import town
@@ -38,14 +38,14 @@ async def test_the_same_key_with_other_bytes_opens_a_series_of_its_own_and_is_ev
 
 
 async def test_a_poisonous_message_goes_aside_and_delays_nobody(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = service.readings.write
+    real = worker.readings.write
 
     async def write(connection: database.Connection, items: list[object], now: datetime) -> None:
         if any("poison" in stored.measurement.flags for stored, _ in items):  # type: ignore[attr-defined, misc]
             await connection.execute("select 1 / 0")
         await real(connection, items, now)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service.readings, "write", write)
+    monkeypatch.setattr(worker.readings, "write", write)
     payloads = [message(measurement(120 + n, 80)) for n in range(20)]
     payloads[13] = message(measurement(140, 80, flags=["poison"]))
     judged = await clinic.send(*payloads)
@@ -104,7 +104,7 @@ async def test_receipts_name_what_is_stored_and_what_was_refused(clinic: Clinic)
     sent: list[tuple[str, bytes]] = []
 
     class Recorder:
-        async def publish(self, topic: str, payload: bytes) -> None:
+        async def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
             sent.append((topic, payload))
 
     judged = await clinic.send(
@@ -112,7 +112,7 @@ async def test_receipts_name_what_is_stored_and_what_was_refused(clinic: Clinic)
         message(measurement(), boot="b", seq=6),
         message(measurement(device="nobody"), boot="b", seq=9),
     )
-    await service._send_receipts(Recorder(), judged)  # type: ignore[arg-type]
+    await receipts.send(Recorder(), judged)  # type: ignore[arg-type]
     assert sent == [
         (TOPIC.replace("up/readings", "down/receipt"), b'{"boot":"b","stored":[[5,6]],"quarantined":[{"seq":9,"reason":"unknown_device"}]}')
     ]
@@ -199,16 +199,16 @@ async def test_two_workers_at_once_store_each_reading_once(conninfo: str, clinic
 async def test_a_message_without_a_transaction_is_never_reported_as_stored(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit itself fails once: nothing is acknowledged, and the second try stores it."""
     tries = 0
-    real = service.Worker._transaction
+    real = worker.Worker._transaction
 
-    async def transaction(self: service.Worker, items: list[object]) -> object:
+    async def transaction(self: worker.Worker, items: list[object]) -> object:
         nonlocal tries
         tries += 1
         if tries == 1:
             raise psycopg.OperationalError("the line went dead")
         return await real(self, items)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service.Worker, "_transaction", transaction)
+    monkeypatch.setattr(worker.Worker, "_transaction", transaction)
     await clinic.worker.process([incoming(message(measurement()))])
     assert tries == 2
     assert await clinic.value("select count(*) from measurement") == 1

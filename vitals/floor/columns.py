@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class _AnyArray(Dumper):
     """Chooses by the array's dtype."""
 
     format = Format.BINARY
-    _BY_KIND = {"i8": _Bigints, "f8": _Floats, "M8": _Times}
+    _BY_KIND: ClassVar[dict[str, type[Dumper]]] = {"i8": _Bigints, "f8": _Floats, "M8": _Times}
 
     def get_key(self, obj: NDArray[Any], format: Any) -> Any:  # noqa: A002  psycopg's name
         return (np.ndarray, obj.dtype.str[1:3])
