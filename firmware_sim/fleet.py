@@ -56,14 +56,19 @@ def _kinds(person: Person) -> tuple[str, ...]:
     return ("blood_pressure", "heart_rate", "glucose") if person.diabetic else ("blood_pressure", "heart_rate")
 
 
-def batches(gateways: int, residents: int, rate: float, seed: int, size: int = 20, start: datetime = START) -> Iterator[Batch]:
-    """Measurements of a population at `rate` readings a second of its own time, for ever; a pure function of its arguments."""
+def batches(
+    gateways: int, residents: int, rate: float, seed: int, size: int = 20, start: datetime = START, first: int = 0
+) -> Iterator[Batch]:  # fmt: skip
+    """Measurements of a population at `rate` readings a second of its own time, for ever; a pure function of its arguments.
+
+    first: number of the first measurement, so that a later run of the same population measures something new.
+    """
     people = [Person.drawn(seed, number) for number in range(residents)]
     kinds = [_kinds(person) for person in people]
     waiting: dict[int, list[bytes]] = {}
     counts: dict[int, int] = {}
     readings = 0
-    for number in itertools.count():
+    for number in itertools.count(first):
         at = start + timedelta(seconds=readings / rate)
         resident = mix(seed, number) % residents
         kind = kinds[resident][int(uniform(seed, number, 7) * len(kinds[resident]))]

@@ -30,7 +30,7 @@ from vitals import wire
 from vitals.errors import BadInput, ConfigError, Unavailable
 from vitals.floor import database, kafka, metrics
 from vitals.floor.database import Connection
-from vitals.floor.mqtt import Link
+from vitals.floor.mqtt_reader import Reader
 from vitals.settings import Settings
 
 log = logging.getLogger("ingest.bridge")
@@ -162,7 +162,7 @@ async def route(connection: Connection, keys: Keys, items: Sequence[Incoming], p
 class Bridge:
     """Takes from the link, gives to Kafka; `run` until stopped."""
 
-    def __init__(self, conninfo: str, link: Link, producer: AIOKafkaProducer, partitions: int, topic: str = stream.TOPIC) -> None:
+    def __init__(self, conninfo: str, link: Reader, producer: AIOKafkaProducer, partitions: int, topic: str = stream.TOPIC) -> None:
         self._conninfo, self._link, self._producer, self._partitions, self._topic = conninfo, link, producer, partitions, topic
         self._keys = Keys()
         self._connection: Connection | None = None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from ingest.batch import Incoming
 from vitals import wire
 from vitals.floor.database import Connection
-from vitals.floor.mqtt import Delivery, Link
+from vitals.floor.mqtt_reader import Reader
 
 SUBSCRIPTIONS = [f"{wire.ROOT}/+/+/up/#"]
 
@@ -15,25 +13,17 @@ SUBSCRIPTIONS = [f"{wire.ROOT}/+/+/up/#"]
 class MqttSource:
     """A `Source` over a link that subscribes to `SUBSCRIPTIONS`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Reader) -> None:
         self._link = link
-        self._held: list[Delivery] = []
 
     def waiting(self) -> bool:
-        return bool(self._held) or not self._link.deliveries.empty()
+        return len(self._link.deliveries) > 0
 
     async def wait(self) -> None:
-        if not self.waiting():
-            self._held.append(await self._link.deliveries.get())
+        await self._link.deliveries.some()
 
     def take(self, limit: int) -> list[Incoming]:
-        taken, self._held = self._held, []
-        while len(taken) < limit:
-            try:
-                taken.append(self._link.deliveries.get_nowait())
-            except asyncio.QueueEmpty:
-                break
-        return [Incoming("mqtt", d.topic, d.payload, d) for d in taken]
+        return [Incoming("mqtt", d.topic, d.payload, d) for d in self._link.deliveries.take(limit)]
 
     def mine(self, _subject: str) -> bool:
         return True

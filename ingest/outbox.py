@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from vitals import wire
 from vitals.errors import Unavailable
 from vitals.floor.database import Connection
-from vitals.floor.mqtt import Link
+from vitals.floor.mqtt_reader import Reader
 
 
 async def put(connection: Connection, kind: str, body: dict[str, Any], *, gateway: str | None = None, checkin: str | None = None) -> None:
@@ -20,7 +20,7 @@ async def put(connection: Connection, kind: str, body: dict[str, Any], *, gatewa
     )
 
 
-async def send(connection: Connection, link: Link, limit: int = 100) -> int:
+async def send(connection: Connection, link: Reader, limit: int = 100) -> int:
     """Publish what waits for a gateway; returns how many went. Stops at the first that the link cannot take."""
     cursor = await connection.execute(
         "select o.outbox, o.kind, o.body, o.gateway, g.site from outbox o join gateway g using (gateway)"

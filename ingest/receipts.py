@@ -12,7 +12,7 @@ from ingest.admit import Admitted
 from vitals import wire
 from vitals.errors import Unavailable
 from vitals.floor.database import Connection
-from vitals.floor.mqtt import Link
+from vitals.floor.mqtt_reader import Reader
 from vitals.wire import Refusal
 
 
@@ -33,7 +33,7 @@ def receipts(judged: Iterable[Admitted]) -> Iterator[tuple[str, bytes]]:
         yield wire.topic(site, gateway, "down", "receipt"), wire.encode_receipt(boot, stored[key], refused[key])
 
 
-async def send(link: Link, judged: Iterable[Admitted]) -> None:
+async def send(link: Reader, judged: Iterable[Admitted]) -> None:
     """Publish receipts; one may be lost: the message comes again and is answered again."""
     for topic, payload in receipts(judged):
         with contextlib.suppress(Unavailable):
@@ -50,7 +50,7 @@ async def put(connection: Connection, judged: Iterable[Admitted]) -> None:
         )
 
 
-async def forward(connection: Connection, link: Link, limit: int = 1000) -> int:
+async def forward(connection: Connection, link: Reader, limit: int = 1000) -> int:
     """Send waiting receipts and forget them; returns how many. Several senders share the work."""
     cursor = connection.cursor(row_factory=tuple_row)
     await cursor.execute(

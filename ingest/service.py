@@ -20,7 +20,7 @@ from ingest.mqtt_source import SUBSCRIPTIONS, MqttSource
 from ingest.worker import LONGEST_SLEEP, Worker
 from vitals.errors import Unavailable
 from vitals.floor import database, metrics
-from vitals.floor.mqtt import Link
+from vitals.floor.mqtt_reader import Reader
 from vitals.settings import Settings
 
 log = logging.getLogger("ingest.service")
@@ -48,11 +48,11 @@ class Hints:
                 await asyncio.sleep(1)
 
 
-def backend_link(settings: Settings, subscriptions: Sequence[str]) -> Link:
+def backend_link(settings: Settings, subscriptions: Sequence[str]) -> Reader:
     """The backend's connection to the broker."""
     user = settings.mqtt_user or "worker"
     password = settings.mqtt_password.get_secret_value() if settings.mqtt_password else None
-    return Link(
+    return Reader(
         settings.mqtt_host, settings.mqtt_port, user, user=user, password=password, ca=settings.mqtt_ca, window=settings.mqtt_window,
         subscriptions=subscriptions,
     )  # fmt: skip
@@ -152,7 +152,7 @@ async def _sleep(worker: Worker, source: Source, hint: asyncio.Event, stop: asyn
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def send_outbox(conninfo: str, link: Link, hint: asyncio.Event) -> None:
+async def send_outbox(conninfo: str, link: Reader, hint: asyncio.Event) -> None:
     while True:
         with contextlib.suppress(psycopg.Error, OSError):
             async with await database.connect(conninfo) as connection:
@@ -167,7 +167,7 @@ async def send_outbox(conninfo: str, link: Link, hint: asyncio.Event) -> None:
         await asyncio.sleep(1)
 
 
-async def send_receipts(conninfo: str, link: Link, hint: asyncio.Event) -> None:
+async def send_receipts(conninfo: str, link: Reader, hint: asyncio.Event) -> None:
     """Forward the receipts that workers wrote, for ever."""
     while True:
         with contextlib.suppress(psycopg.Error, OSError, Unavailable):

@@ -38,7 +38,7 @@ class Settings(BaseModel):
     mqtt_user: str | None = None
     mqtt_password: SecretStr | None = None
     mqtt_ca: Path | None = Field(None, description="certificate authority; its presence turns TLS on")
-    mqtt_window: int = Field(1000, ge=1, le=65535, description="messages taken from the broker and not yet acknowledged")
+    mqtt_window: int = Field(2000, ge=1, le=65535, description="messages taken from the broker and not yet acknowledged")
     backend_users: str = Field("", description="further names of backend processes at the broker (bridges), separated by commas")
     broker_kind: Literal["auto", "mosquitto", "amqtt"] = "auto"
     kafka_servers: str | None = Field(None, description="host:port,…; its presence makes the worker read from Kafka")
@@ -67,7 +67,7 @@ class Settings(BaseModel):
     radio: Literal["bluez", "in-process"] = "bluez"
     resend_after: float = Field(5.0, gt=0, le=3600, description="seconds without a receipt before a message is sent again")
 
-    batch_limit: int = Field(500, ge=1, le=20000)
+    batch_limit: int = Field(2000, ge=1, le=20000)
     metrics_port: int = Field(0, ge=0, le=65535, description="0 = no listener of its own")
 
     @field_validator("site", "gateway")

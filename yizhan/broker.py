@@ -94,7 +94,7 @@ class Mosquitto:
             f"persistence_location {f}/",
             "autosave_interval 30",
             "persistent_client_expiration 30d",
-            "max_inflight_messages 500",
+            "max_inflight_messages 1000",
             "max_queued_messages 100000",
             "max_packet_size 524288",
             "set_tcp_nodelay true",

@@ -45,7 +45,8 @@ def wrapped(command: list[str]) -> list[str]:
 def server_command(data: Path, port: int) -> list[str]:
     """The server on one loopback port, password only, everything it acknowledges on disk."""
     options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "on", "synchronous_commit": "on",
-               "max_connections": 60, "log_min_messages": "warning", "timezone": "UTC", "shared_buffers": "128MB"}  # fmt: skip
+               "max_connections": 60, "log_min_messages": "warning", "timezone": "UTC", "shared_buffers": "256MB",
+               "max_wal_size": "4GB", "checkpoint_timeout": "15min"}  # fmt: skip
     switches = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     return wrapped([str(programs() / "postgres"), "-D", str(data), *switches])
 

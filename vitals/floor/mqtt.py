@@ -53,10 +53,40 @@ class Will(NamedTuple):
     payload: bytes
 
 
+class Deliveries:
+    """Messages that were received and not yet taken, oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Delivery] = deque()
+        self._something = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, delivery: Delivery) -> None:
+        self._waiting.append(delivery)
+        self._something.set()
+
+    def take(self, limit: int) -> list[Delivery]:
+        """What is there, at most `limit`; does not block."""
+        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+
+    async def some(self) -> None:
+        """Return when there is something to take."""
+        while not self._waiting:
+            self._something.clear()
+            await self._something.wait()
+
+    async def get(self) -> Delivery:
+        """The next one, as soon as there is one."""
+        await self.some()
+        return self._waiting.popleft()
+
+
 class Link:
     """A connection that comes back by itself; use `async with`.
 
-    deliveries: the queue of received messages, never longer than `window`. connected: set while the broker has
+    deliveries: the received messages, never longer than `window`. connected: set while the broker has
     accepted us. on_connected, if given, is called in the event loop after every connection.
     """
 
@@ -75,7 +105,7 @@ class Link:
         on_connected: Callable[[], None] | None = None,
     ) -> None:
         self.connected = asyncio.Event()
-        self.deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.deliveries = Deliveries()
         self.epoch = 0
         self._address = (host, port)
         self._window = window
@@ -177,7 +207,7 @@ class Link:
     def _message_in_thread(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         delivery = Delivery(message.topic, bytes(message.payload), message.qos, message.retain, message.mid, self.epoch)
         with self._ack_lock:
-            if not message.qos and self.deliveries.qsize() >= self._window:
+            if not message.qos and len(self.deliveries) >= self._window:
                 metrics.link_shed.inc()  # QoS 0 promises nothing, and must not fill the memory
                 return
             if message.qos and (self._shedding or len(self._unacknowledged) >= self._window):
@@ -186,7 +216,7 @@ class Link:
                 return
             if message.qos:
                 self._unacknowledged.append(delivery)
-        self._call(self.deliveries.put_nowait, delivery)
+        self._call(self.deliveries.put, delivery)
 
     def _published_in_thread(self, _client: paho.Client, _data: Any, mid: int, *_: Any) -> None:
         self._call(self._now_published, mid)
