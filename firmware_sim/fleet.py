@@ -85,14 +85,14 @@ def _measurement(person: Person, resident: int, kind: str, number: int, at: date
     moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if kind == "blood_pressure":
         systolic, diastolic, pulse = person.blood_pressure(at)
-        values, count, setting = f'"systolic":{systolic},"diastolic":{diastolic},"pulse":{pulse}', 3, "home"
+        values, count, setting = f'"systolic":{systolic},"diastolic":{diastolic},"pulse":{pulse}', 3, ""
     elif kind == "glucose":
-        values, count, setting = f'"glucose":{person.glucose(at)}', 1, "home"
+        values, count, setting = f'"glucose":{person.glucose(at)}', 1, ""
     else:
-        values, count, setting = f'"heart_rate":{person.heart_rate(at)}', 1, "wearable"
+        values, count, setting = f'"heart_rate":{person.heart_rate(at)}', 1, '"setting":"wearable",'
     text = (
         f'{{"device":"fleet-{resident:06d}-{kind[:2]}","kind":"{kind}","record":{number},"measured_at":"{moment}",'
-        f'"received_at":"{moment}","device_time":"{moment[:19]}","time_quality":"synced","setting":"{setting}","values":{{{values}}},'
+        f'"received_at":"{moment}","device_time":"{moment[:19]}","time_quality":"synced",{setting}"values":{{{values}}},'
         f'"raw":"{number & 0xFFFFFFFF:08x}"}}'
     )
     return text.encode(), count

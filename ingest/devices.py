@@ -23,6 +23,41 @@ class DeviceRow(NamedTuple):
     bond_protected: bool
 
 
+class Registry:
+    """Devices and gateways as a worker remembers them: always what the database says, asked for again when it changed.
+
+    A row of the database counts the changes; it is read first in each transaction. What is not known is never remembered.
+    """
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._devices: dict[str, DeviceRow] = {}
+        self._gateways: dict[str, str] = {}
+
+    async def look(self, connection: Connection) -> None:
+        """Forget everything if anything changed since the last transaction."""
+        row = await (await connection.execute("select version from registry_version")).fetchone()
+        assert row is not None
+        if row["version"] != self._version:
+            self._version = row["version"]
+            self._devices.clear()
+            self._gateways.clear()
+
+    async def devices(self, connection: Connection, names: set[str]) -> dict[str, DeviceRow]:
+        """The registered ones; may hold others too."""
+        unknown = names - self._devices.keys()
+        if unknown:
+            self._devices |= await by_name(connection, unknown)
+        return self._devices
+
+    async def gateways(self, connection: Connection, names: set[str]) -> dict[str, str]:
+        """gateway → site of the enrolled and not revoked ones; may hold others too."""
+        unknown = names - self._gateways.keys()
+        if unknown:
+            self._gateways |= await gateways(connection, unknown)
+        return self._gateways
+
+
 _COLUMNS = "device_no, device, kind, setting, site, station, bond_protected"
 
 

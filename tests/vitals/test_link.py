@@ -25,7 +25,7 @@ pytestmark = pytest.mark.services
 class Broker:
     """A mosquitto without persistence, so that a restart loses every session (E3: packet ids are used again)."""
 
-    def __init__(self, folder: Path, kind: type[Link] | type[Reader]) -> None:
+    def __init__(self, folder: Path, kind: type[Link] | type[Reader] = Link) -> None:
         self.kind = kind
         self.port = free_port()
         self._configuration = folder / "mosquitto.conf"

@@ -9,7 +9,6 @@ place where a library is not enough. MQTT 3.1.1, QoS 0 and 1, one subscription s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import socket
