@@ -93,7 +93,7 @@ class Worker:
     async def _halving(self, items: list[Incoming]) -> list[admit.Admitted]:
         try:
             return await self._transaction(items)
-        except (*PASSING, Fenced):
+        except (*PASSING, Unavailable):
             raise
         except Exception:
             if len(items) > 1:
@@ -107,7 +107,7 @@ class Worker:
         await self._halving([])
         try:
             return await self._transaction(items)
-        except (*PASSING, Fenced):
+        except (*PASSING, Unavailable):
             raise
         except Exception as error:  # noqa: BLE001  a poisonous message, whatever it breaks, must not block the next
             return [await self._set_aside(items[0], f"store_failed:{getattr(error, 'sqlstate', None) or type(error).__name__}")]
@@ -143,7 +143,7 @@ class Worker:
         """
         try:
             await self._transaction([], intake_limit=0)
-        except (*PASSING, Fenced):
+        except (*PASSING, Unavailable):
             raise
         except Exception as error:
             raise Unavailable("the steps fail without any input") from error
@@ -151,7 +151,7 @@ class Worker:
         while self.more_intake:
             try:
                 await self._transaction([], intake_limit=1)
-            except (*PASSING, Fenced):
+            except (*PASSING, Unavailable):
                 raise
             except Exception as error:
                 log.exception("intake row failed")
@@ -178,6 +178,7 @@ class Worker:
             candidates = await self._apply_events(connection, batch)
             judged = [admit.admit(item, now) for item in items]
             candidates += await self._admit(connection, judged)
+            candidates += await self._replay(connection, batch, now)
             entries = await readings.enter(connection, candidates)
             owners = await attribution.attribute(connection, [(e.candidate.device, e.candidate.measurement) for e in entries])
             stored = [(_stored(entry, owner), entry.candidate) for entry, owner in zip(entries, owners, strict=True)]
@@ -216,6 +217,23 @@ class Worker:
                     batch.measurements.append(claimed)
             except (Refused, BadInput) as error:
                 batch.results[event.intake] = f"refused:{error.reason}"
+        return candidates
+
+    async def _replay(self, connection: Connection, batch: Batch, now: datetime) -> list[Candidate]:
+        """Quarantined messages that somebody wants read again; the ledger makes a second replay none. Their receipt was sent long ago."""
+        candidates: list[Candidate] = []
+        for event in batch.events:
+            if event.kind == "replay":
+                item = await quarantine.read(connection, int(event.body["quarantine"]))
+                if item is None:
+                    batch.results[event.intake] = "refused:nothing_to_replay"
+                    continue
+                judged = admit.admit(item, now)
+                candidates += await self._admit(connection, [judged])
+                outcome = "stored" if judged.refusal is None else f"refused:{judged.refusal[0]}"
+                await quarantine.replayed(connection, int(event.body["quarantine"]), outcome)
+                if judged.refusal is not None:
+                    batch.results[event.intake] = outcome
         return candidates
 
     async def _admit(self, connection: Connection, judged: list[admit.Admitted]) -> list[Candidate]:

@@ -68,7 +68,7 @@ class Known:
             self._people = {}
         unknown = [subject for subject in subjects if subject not in self._people]
         if unknown:
-            self._people |= dict.fromkeys(unknown, {}) | await read(connection, unknown)
+            self._people |= {subject: {} for subject in unknown} | await read(connection, unknown)
         return self._people
 
 

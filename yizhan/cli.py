@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from vitals.errors import ConfigError, DecodeError
+from vitals.errors import BadInput, ConfigError, DecodeError
 from vitals.floor import process
 from vitals.settings import Settings, load
 
@@ -83,6 +83,23 @@ def _parser() -> argparse.ArgumentParser:
     command = add("rules", "rule packs")
     lint = command.add_subparsers(dest="kind", required=True).add_parser("lint", help="load packs and run the tests they carry")
     lint.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
+    command = add("quarantine", "what could not be read: list it, look at one, have it read again")
+    kinds = command.add_subparsers(dest="kind", required=True)
+    for name, words in (
+        ("list", "counts by reason and the latest, without their bytes"), ("show", "one with its bytes; that you looked is written down"),
+        ("replay", "have the worker read it again; twice is once"),
+    ):  # fmt: skip
+        one = kinds.add_parser(name, help=words)
+        one.add_argument("--data", type=Path, help="data directory of a `yizhan up`; else YIZHAN_DATABASE_URL")
+        one.add_argument("--json", action="store_true")
+        if name == "list":
+            one.add_argument("--limit", type=int, default=50)
+        if name != "show":
+            one.add_argument("--reason")
+        if name != "list":
+            one.add_argument("numbers", nargs="*" if name == "replay" else 1, type=int, help="numbers as `list` shows them")
+        if name == "replay":
+            one.add_argument("--all", action="store_true", help="everything that waits")
     command = add("account", "make an account on the running `yizhan up`; prints its token once")
     command.add_argument("role", choices=("doctor", "admin"))
     command.add_argument("--data", type=Path, default=Path(".yizhan"))
@@ -106,6 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         return _COMMANDS[chosen.command](chosen)
+    except BadInput as error:
+        print(f"{error.reason}: {error.detail}" if error.detail else error.reason, file=sys.stderr)
+        return 2
     except ConfigError as error:
         for problem in error.problems:
             print(f"configuration: {problem}", file=sys.stderr)
@@ -287,6 +307,40 @@ def _rules(chosen: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _quarantine(chosen: argparse.Namespace) -> int:
+    from yizhan import quarantine
+
+    conninfo = quarantine.address(chosen.data)
+    if chosen.kind == "list":
+        told = asyncio.run(quarantine.listing(conninfo, chosen.reason, chosen.limit))
+        if chosen.json:
+            print(json.dumps(told, ensure_ascii=False, default=str))
+            return 0
+        print("".join(f"{count:8} {reason}\n" for reason, count in told["waiting"].items()) or "nothing waits\n", end="")
+        for row in told["items"]:
+            outcome = f", replayed: {row['outcome']}" if row["outcome"] else ""
+            print(
+                f"#{row['quarantine']} {row['last_at']:%Y-%m-%d %H:%M:%S} {row['reason']} {row['topic']} {row['bytes']} B x{row['times']}{outcome}"
+            )
+        return 0
+    if chosen.kind == "show":
+        one = asyncio.run(quarantine.show(conninfo, chosen.numbers[0]))
+        if chosen.json:
+            print(json.dumps(one, ensure_ascii=False, default=str))
+        else:
+            print("".join(f"{name:12} {value}\n" for name, value in one.items()), end="")
+        return 0
+    if not (chosen.numbers or chosen.reason or chosen.all):
+        raise ConfigError(["quarantine replay: which? give numbers, --reason or --all"])
+    outcomes = asyncio.run(quarantine.replay(conninfo, chosen.numbers, chosen.reason))
+    print(
+        json.dumps(outcomes)
+        if chosen.json
+        else "".join(f"#{number} {outcome}\n" for number, outcome in outcomes.items()) or "nothing to replay"
+    )
+    return 0 if all(outcome == "stored" for outcome in outcomes.values()) else 1
+
+
 def _account(chosen: argparse.Namespace) -> int:
     from yizhan import town
 
@@ -317,5 +371,5 @@ def _bench(chosen: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim,
-    "migrate": _migrate, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account, "bench": _bench,
+    "migrate": _migrate, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account, "quarantine": _quarantine, "bench": _bench,
 }  # fmt: skip
