@@ -79,7 +79,8 @@ async def note_access(connection: Connection, numbers: Sequence[int], account: s
 async def waiting(connection: Connection, reason: str | None = None) -> list[int]:
     """Numbers of what was not stored by a replay yet, oldest first."""
     cursor = await connection.execute(
-        "select quarantine from quarantine where outcome is distinct from 'stored' and (%s::text is null or reason = %s) order by quarantine",
+        "select quarantine from quarantine where outcome is distinct from 'stored' and (%s::text is null or reason = %s)"
+        " order by quarantine",
         (reason, reason),
     )
     return [row["quarantine"] for row in await cursor.fetchall()]

@@ -319,9 +319,8 @@ def _quarantine(chosen: argparse.Namespace) -> int:
         print("".join(f"{count:8} {reason}\n" for reason, count in told["waiting"].items()) or "nothing waits\n", end="")
         for row in told["items"]:
             outcome = f", replayed: {row['outcome']}" if row["outcome"] else ""
-            print(
-                f"#{row['quarantine']} {row['last_at']:%Y-%m-%d %H:%M:%S} {row['reason']} {row['topic']} {row['bytes']} B x{row['times']}{outcome}"
-            )
+            head = f"#{row['quarantine']} {row['last_at']:%Y-%m-%d %H:%M:%S} {row['reason']}"
+            print(f"{head} {row['topic']} {row['bytes']} B x{row['times']}{outcome}")
         return 0
     if chosen.kind == "show":
         one = asyncio.run(quarantine.show(conninfo, chosen.numbers[0]))
@@ -333,11 +332,8 @@ def _quarantine(chosen: argparse.Namespace) -> int:
     if not (chosen.numbers or chosen.reason or chosen.all):
         raise ConfigError(["quarantine replay: which? give numbers, --reason or --all"])
     outcomes = asyncio.run(quarantine.replay(conninfo, chosen.numbers, chosen.reason))
-    print(
-        json.dumps(outcomes)
-        if chosen.json
-        else "".join(f"#{number} {outcome}\n" for number, outcome in outcomes.items()) or "nothing to replay"
-    )
+    lines = "\n".join(f"#{number} {outcome}" for number, outcome in outcomes.items())
+    print(json.dumps(outcomes) if chosen.json else lines or "nothing to replay")
     return 0 if all(outcome == "stored" for outcome in outcomes.values()) else 1
 
 
