@@ -67,7 +67,7 @@ async def peer(make: Peer, url: str, port: int, folder: Path, lane: str, reading
         async def stored() -> bool:
             nonlocal count
             count = await value(url, query)
-            return count >= told["readings"] * 0.999  # equal times of one device fall on each other in their unique key
+            return bool(count >= told["readings"] * 0.999)  # equal times of one device fall on each other in their unique key
 
         try:
             await until(stored, 60, 0.05)

@@ -72,7 +72,7 @@ async def pipe(url: str, port: int, folder: Path) -> AsyncIterator[str]:
     # psql commits only at the end of its input, so the pipe is cut every 200 lines
     script = (
         f"mosquitto_sub -p {port} -q 1 -t '{TOPIC}' | split --unbuffered -l 200 --filter="
-        f"'psql -q \"{url}\" -c \"copy peer_pipe from stdin\"' -"
+        f'\'psql -q "{url}" -c "copy peer_pipe from stdin"\' -'
     )
     async with _running("bash", "-c", script, log=folder / "pipe.log"):
         yield (
@@ -129,9 +129,7 @@ create_templates = []
 add_column_templates = []
 """)
     async with _running(str(program), "--config", str(configuration), log=folder / "telegraf.log"):
-        yield (
-            "select coalesce(sum(num_nonnulls(systolic, diastolic, pulse, heart_rate, glucose)), 0)::bigint from peer_telegraf"
-        )
+        yield ("select coalesce(sum(num_nonnulls(systolic, diastolic, pulse, heart_rate, glucose)), 0)::bigint from peer_telegraf")
 
 
 @asynccontextmanager

@@ -47,7 +47,11 @@ def machine() -> dict[str, Any]:
 
 def summary(values: list[float], digits: int = 0) -> dict[str, Any]:
     """Median, worst and all of a rate (higher is better)."""
-    return {"median": round(statistics.median(values), digits), "worst": round(min(values), digits), "runs": [round(v, digits) for v in values]}
+    return {
+        "median": round(statistics.median(values), digits),
+        "worst": round(min(values), digits),
+        "runs": [round(v, digits) for v in values],
+    }
 
 
 @asynccontextmanager

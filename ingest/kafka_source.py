@@ -37,12 +37,12 @@ _INTAKE, _TOPIC, _PART = "intake", "topic", "part"
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
     """A `Source` over one consumer of the group; `async with` joins and leaves it."""
 
-    def __init__(self, conninfo: str, options: dict[str, Any], topic: str = stream.TOPIC) -> None:
+    def __init__(self, conninfo: str, options: dict[str, Any], topic: str = stream.TOPIC, name: str | None = None) -> None:
         self._conninfo, self._topic = conninfo, topic
         self._consumer = AIOKafkaConsumer(
             group_id=GROUP, enable_auto_commit=False, auto_offset_reset="none", session_timeout_ms=6000, heartbeat_interval_ms=1500,
             max_poll_interval_ms=300_000, max_partition_fetch_bytes=FETCH, fetch_max_wait_ms=100, rebalance_timeout_ms=10_000,
-            partition_assignment_strategy=(StickyPartitionAssignor,), **options,
+            partition_assignment_strategy=(StickyPartitionAssignor,), group_instance_id=name, **options,
         )  # fmt: skip
         self._held: dict[int, deque[Incoming]] = {}
         self._positions: dict[int, Position] = {}

@@ -222,6 +222,21 @@ async def of_subject(connection: Connection, subject: str, since: datetime, unti
     return [_named(row) for row in reversed(await cursor.fetchall())]
 
 
+async def latest(connection: Connection, subject: str) -> dict[str, dict[str, Any]]:
+    """metric → the subject's newest measurement that has it: {value, measured_at, setting}; within the last year."""
+    cursor = await connection.execute(
+        "select m.measured_at, m.setting, m.metrics, m.numbers from measurement m"
+        " where m.subject = %s and m.measured_at >= now() - interval '1 year' order by m.measured_at desc limit 200",
+        (subject,),
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for row in await cursor.fetchall():
+        for number, value in zip(row["metrics"], row["numbers"], strict=True):
+            told = {"value": value, "measured_at": row["measured_at"], "setting": row["setting"]}
+            found.setdefault(BY_NUMBER[number].code, told)
+    return found
+
+
 async def unclaimed(connection: Connection, limit: int) -> list[dict[str, Any]]:
     """The unclaimed pool: measurements that belong to nobody yet, newest first."""
     cursor = await connection.execute(_DETAIL + " where m.subject like 'device:%%' order by m.measured_at desc limit %s", (limit,))

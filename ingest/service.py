@@ -95,7 +95,7 @@ async def _run_on_kafka(settings: Settings, steps: Sequence[Step], stop: asyncio
     async def answered(_judged: list[admit.Admitted]) -> None:
         """The receipts are rows of the same transaction; a bridge sends them."""
 
-    async with KafkaSource(conninfo, kafka.options(settings)) as source:
+    async with KafkaSource(conninfo, kafka.options(settings), name=settings.worker_name) as source:
         worker = Worker(conninfo, steps, source, relayed=True)
         await _consume(worker, source, answered, asyncio.Event(), settings.batch_limit, stop)
 

@@ -67,6 +67,7 @@ class Settings(BaseModel):
     radio: Literal["bluez", "in-process"] = "bluez"
     resend_after: float = Field(5.0, gt=0, le=3600, description="seconds without a receipt before a message is sent again")
 
+    worker_name: str | None = Field(None, description="a worker's own name: after a restart it gets its partitions back at once")
     batch_limit: int = Field(2000, ge=1, le=20000)
     metrics_port: int = Field(0, ge=0, le=65535, description="0 = no listener of its own")
 

@@ -15,6 +15,7 @@ from typing import Any
 from vitals.errors import BadInput, ConfigError, DecodeError
 from vitals.floor import process
 from vitals.settings import Settings, load
+from yizhan import workbench
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,38 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     command = add("rules", "rule packs")
     lint = command.add_subparsers(dest="kind", required=True).add_parser("lint", help="load packs and run the tests they carry")
     lint.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
-    command = add("quarantine", "what could not be read: list it, look at one, have it read again")
-    kinds = command.add_subparsers(dest="kind", required=True)
-    for name, words in (
-        ("list", "counts by reason and the latest, without their bytes"), ("show", "one with its bytes; that you looked is written down"),
-        ("replay", "have the worker read it again; twice is once"),
-    ):  # fmt: skip
-        one = kinds.add_parser(name, help=words)
-        one.add_argument("--data", type=Path, help="data directory of a `yizhan up`; else YIZHAN_DATABASE_URL")
-        one.add_argument("--json", action="store_true")
-        if name == "list":
-            one.add_argument("--limit", type=int, default=50)
-        if name != "show":
-            one.add_argument("--reason")
-        if name != "list":
-            one.add_argument("numbers", nargs="*" if name == "replay" else 1, type=int, help="numbers as `list` shows them")
-        if name == "replay":
-            one.add_argument("--all", action="store_true", help="everything that waits")
     command = add("account", "make an account on the running `yizhan up`; prints its token once")
     command.add_argument("role", choices=("doctor", "admin"))
     command.add_argument("--data", type=Path, default=Path(".yizhan"))
-    command = add("bench", "benchmarks")
-    kinds = command.add_subparsers(dest="kind", required=True)
-    alone = kinds.add_parser(
-        "gateway", help="the gateway process alone, against virtual devices: histories, many devices, memory, processor"
-    )
-    alone.add_argument("--samples", type=int, default=3)
-    alone.add_argument("--json", action="store_true")
-    latency = kinds.add_parser("latency", help="indication → doctor's event stream")
-    latency.add_argument("--samples", type=int, default=30)
-    latency.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
-    latency.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
-    latency.add_argument("--json", action="store_true")
+    workbench.add_commands(add)
     return parser
 
 
@@ -307,36 +280,6 @@ def _rules(chosen: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _quarantine(chosen: argparse.Namespace) -> int:
-    from yizhan import quarantine
-
-    conninfo = quarantine.address(chosen.data)
-    if chosen.kind == "list":
-        told = asyncio.run(quarantine.listing(conninfo, chosen.reason, chosen.limit))
-        if chosen.json:
-            print(json.dumps(told, ensure_ascii=False, default=str))
-            return 0
-        print("".join(f"{count:8} {reason}\n" for reason, count in told["waiting"].items()) or "nothing waits\n", end="")
-        for row in told["items"]:
-            outcome = f", replayed: {row['outcome']}" if row["outcome"] else ""
-            head = f"#{row['quarantine']} {row['last_at']:%Y-%m-%d %H:%M:%S} {row['reason']}"
-            print(f"{head} {row['topic']} {row['bytes']} B x{row['times']}{outcome}")
-        return 0
-    if chosen.kind == "show":
-        one = asyncio.run(quarantine.show(conninfo, chosen.numbers[0]))
-        if chosen.json:
-            print(json.dumps(one, ensure_ascii=False, default=str))
-        else:
-            print("".join(f"{name:12} {value}\n" for name, value in one.items()), end="")
-        return 0
-    if not (chosen.numbers or chosen.reason or chosen.all):
-        raise ConfigError(["quarantine replay: which? give numbers, --reason or --all"])
-    outcomes = asyncio.run(quarantine.replay(conninfo, chosen.numbers, chosen.reason))
-    lines = "\n".join(f"#{number} {outcome}" for number, outcome in outcomes.items())
-    print(json.dumps(outcomes) if chosen.json else lines or "nothing to replay")
-    return 0 if all(outcome == "stored" for outcome in outcomes.values()) else 1
-
-
 def _account(chosen: argparse.Namespace) -> int:
     from yizhan import town
 
@@ -348,24 +291,8 @@ def _account(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _bench(chosen: argparse.Namespace) -> int:
-    from bench import gateway, latency
-
-    process.log_to_stderr("warning")
-    if chosen.kind == "gateway":
-        told = asyncio.run(gateway.run(_to_stderr, chosen.samples))
-        print(json.dumps(told) if chosen.json else "\n".join(f"{name}: {figures}" for name, figures in told.items()))
-        return 0
-    result = asyncio.run(latency.run(_to_stderr, chosen.samples, chosen.radio, chosen.broker))
-    if chosen.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        figures = f"median {result['median']}, p95 {result['p95']}, max {result['max']}"
-        print(f"{result['what']}: {figures} ({result['samples']} samples, {result['bluetooth']})")
-    return 0
-
-
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim,
-    "migrate": _migrate, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account, "quarantine": _quarantine, "bench": _bench,
+    "migrate": _migrate, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account,
+    "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos,
 }  # fmt: skip

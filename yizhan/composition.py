@@ -71,7 +71,9 @@ class Service:
             await self.process.wait()
             if self._stopping:
                 return
-            wait = RESTART_FIRST if time.monotonic() - began > STABLE_AFTER else min(wait * 2, RESTART_LONGEST)
+            # what was killed from outside is no crash loop
+            stable = time.monotonic() - began > STABLE_AFTER or self.process.returncode == -signal.SIGKILL
+            wait = RESTART_FIRST if stable else min(wait * 2, RESTART_LONGEST)
             await asyncio.sleep(wait)
 
     def send(self, signum: signal.Signals) -> None:
@@ -214,7 +216,7 @@ class Composition:
         ready = "partitions assigned" if self._through_kafka else "connected to the broker"
         for number in range(1, self._workers + 1):
             name = "worker" if number == 1 else f"worker-{number}"
-            await self._start_python(name, self.environment(**backend), "worker")
+            await self._start_python(name, self.environment(**backend, worker_name=name), "worker")
         for name in [name for name in self.services if name.startswith("worker")]:
             await self._until(self._said(name, ready), name)
 

@@ -50,6 +50,8 @@ def prepare(folder: Path, port: int, controller_port: int) -> list[str]:
                 "transaction.state.log.min.isr": 1, "group.initial.rebalance.delay.ms": 0, "auto.create.topics.enable": "false",
                 "log.flush.interval.messages": 1, "log.segment.bytes": 64 << 20, "num.network.threads": 2, "num.io.threads": 4,
                 "message.max.bytes": 8 << 20, "log.cleaner.enable": "false", "group.min.session.timeout.ms": 1000,
+                # one node that is killed must not wait nine seconds for its own former life to expire
+                "broker.session.timeout.ms": 1500, "broker.heartbeat.interval.ms": 300,
             }.items()
         )
     )  # fmt: skip

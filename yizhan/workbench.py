@@ -1,0 +1,171 @@
+"""The part of the command line that measures and breaks things: `yizhan bench`, `yizhan chaos`, `yizhan quarantine`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vitals.errors import ConfigError
+from vitals.floor import process
+
+Add = Callable[[str, str], argparse.ArgumentParser]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def add_commands(add: Add) -> None:
+    """Add the three commands to the parser."""
+    _add_quarantine(add("quarantine", "what could not be read: list it, look at one, have it read again"))
+    _add_bench(add("bench", "benchmarks"))
+    chaos = add("chaos", "kill, freeze and cut everything while gateways publish; then compare the books")
+    chaos.add_argument("--lane", choices=("embedded", "kafka"), default="embedded")
+    chaos.add_argument("--seed", type=int, default=1)
+    chaos.add_argument("--kills", type=int, default=20)
+    chaos.add_argument("--rate", type=float, default=300.0, help="measurements a second of all gateways together")
+    chaos.add_argument("--kills-only", action="store_true", help="no freezing, no line faults, no wiped broker")
+    chaos.add_argument("--remember", type=Path, help="append the run to this file of all runs, and print their totals")
+    chaos.add_argument("--json", action="store_true")
+
+
+def _add_quarantine(command: argparse.ArgumentParser) -> None:
+    kinds = command.add_subparsers(dest="kind", required=True)
+    for name, words in (
+        ("list", "counts by reason and the latest, without their bytes"), ("show", "one with its bytes; that you looked is written down"),
+        ("replay", "have the worker read it again; twice is once"),
+    ):  # fmt: skip
+        one = kinds.add_parser(name, help=words)
+        one.add_argument("--data", type=Path, help="data directory of a `yizhan up`; else YIZHAN_DATABASE_URL")
+        one.add_argument("--json", action="store_true")
+        if name == "list":
+            one.add_argument("--limit", type=int, default=50)
+        if name != "show":
+            one.add_argument("--reason")
+        if name != "list":
+            one.add_argument("numbers", nargs="*" if name == "replay" else 1, type=int, help="numbers as `list` shows them")
+        if name == "replay":
+            one.add_argument("--all", action="store_true", help="everything that waits")
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    kinds = command.add_subparsers(dest="kind", required=True)
+
+    def add(name: str, words: str, samples: int) -> argparse.ArgumentParser:
+        one = kinds.add_parser(name, help=words)
+        one.add_argument("--samples", type=int, default=samples, help="runs of everything, interleaved")
+        one.add_argument("--json", action="store_true")
+        return one
+
+    add("gateway", "the gateway process alone, against virtual devices: histories, many devices, memory, processor", 3)
+    latency = add("latency", "indication → doctor's event stream", 30)
+    latency.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
+    latency.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
+    add("mqtt", "receiving from the broker: our reader, paho, and the broker's own limit", 5)
+    end_to_end = add("e2e", "published → rules run, committed, receipt at the gateway; peers and limits beside", 5)
+    end_to_end.add_argument("--lane", choices=("single", "batched", "all"), default="all")
+    end_to_end.add_argument("--no-peers", action="store_true")
+    end_to_end.add_argument("--no-kafka", action="store_true")
+    add("store", "the worker's transaction without a broker, COPY and INSERT beside it; bytes for each reading", 5)
+    add("replay", "stored data sent again: everything is a duplicate", 5)
+    query = add("query", "a resident's 30 days and last values, over many stored readings, while ingest runs", 5)
+    query.add_argument("--readings", type=int, default=10_000_000)
+
+
+def bench(chosen: argparse.Namespace) -> int:
+    process.log_to_stderr("error")
+    told = asyncio.run(_benchmark(chosen))
+    print(json.dumps(told, ensure_ascii=False) if chosen.json else "\n".join(_lines(told)))
+    return 0
+
+
+async def _benchmark(chosen: argparse.Namespace) -> dict[str, Any]:
+    match chosen.kind:
+        case "gateway":
+            from bench import gateway
+
+            return await gateway.run(_say, chosen.samples)
+        case "latency":
+            from bench import latency
+
+            return await latency.run(_say, chosen.samples, chosen.radio, chosen.broker)
+        case "mqtt":
+            from bench import receive
+
+            return await receive.run(_say, chosen.samples)
+        case "e2e":
+            from bench import e2e
+
+            lanes = ["single", "batched"] if chosen.lane == "all" else [chosen.lane]
+            return await e2e.run(_say, chosen.samples, lanes, not chosen.no_peers, not chosen.no_kafka)
+        case "query":
+            from bench import query
+
+            return await query.run(_say, chosen.samples, chosen.readings)
+        case _:
+            from bench import store
+
+            return await store.run(_say, chosen.samples, replay=chosen.kind == "replay")
+
+
+def _lines(told: Any, indent: int = 0) -> list[str]:
+    """Figures as people read them: a line for each, what belongs together indented."""
+    lines: list[str] = []
+    for name, value in told.items():
+        if isinstance(value, dict) and set(value) == {"median", "worst", "runs"}:
+            lines.append(f"{'  ' * indent}{name}: {value['median']:,} (worst {value['worst']:,}, {len(value['runs'])} runs)")
+        elif isinstance(value, dict):
+            lines += [f"{'  ' * indent}{name}:", *_lines(value, indent + 1)]
+        else:
+            lines.append(f"{'  ' * indent}{name}: {value}")
+    return lines
+
+
+def chaos(chosen: argparse.Namespace) -> int:
+    from bench import chaos as runner
+
+    process.log_to_stderr("error")
+    told = asyncio.run(runner.run(_say, chosen.lane, chosen.seed, chosen.kills, chosen.rate, not chosen.kills_only))
+    if chosen.remember is not None:
+        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        told["totals"] = runner.remember(chosen.remember, told, git.stdout.strip())
+    print(json.dumps(told, ensure_ascii=False) if chosen.json else "\n".join(_lines(told)))
+    return 0 if told["ok"] else 1
+
+
+def quarantine(chosen: argparse.Namespace) -> int:
+    from yizhan import quarantine as commands
+
+    conninfo = commands.address(chosen.data)
+    if chosen.kind == "list":
+        told = asyncio.run(commands.listing(conninfo, chosen.reason, chosen.limit))
+        if chosen.json:
+            print(json.dumps(told, ensure_ascii=False, default=str))
+            return 0
+        print("".join(f"{count:8} {reason}\n" for reason, count in told["waiting"].items()) or "nothing waits\n", end="")
+        for row in told["items"]:
+            outcome = f", replayed: {row['outcome']}" if row["outcome"] else ""
+            head = f"#{row['quarantine']} {row['last_at']:%Y-%m-%d %H:%M:%S} {row['reason']}"
+            print(f"{head} {row['topic']} {row['bytes']} B x{row['times']}{outcome}")
+        return 0
+    if chosen.kind == "show":
+        one = asyncio.run(commands.show(conninfo, chosen.numbers[0]))
+        text = (
+            json.dumps(one, ensure_ascii=False, default=str)
+            if chosen.json
+            else "\n".join(f"{name:12} {value}" for name, value in one.items())
+        )
+        print(text)
+        return 0
+    if not (chosen.numbers or chosen.reason or chosen.all):
+        raise ConfigError(["quarantine replay: which? give numbers, --reason or --all"])
+    outcomes = asyncio.run(commands.replay(conninfo, chosen.numbers, chosen.reason))
+    lines = "\n".join(f"#{number} {outcome}" for number, outcome in outcomes.items())
+    print(json.dumps(outcomes) if chosen.json else lines or "nothing to replay")
+    return 0 if all(outcome == "stored" for outcome in outcomes.values()) else 1
