@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from api import accounts
 from api.problem import problem
@@ -17,7 +17,7 @@ from api.who import Admin, Database, ResidentOrAdmin
 from care import residents
 from ingest import devices, intake
 from vitals import broker_password, wire
-from vitals.errors import Refused
+from vitals.errors import BadInput, Refused
 from vitals.measurement import Kind
 
 router = APIRouter(prefix="/v1", tags=["devices"])
@@ -58,6 +58,13 @@ class NewDevice(Strict):
 
 class Claim(UseCode):
     resident: Id | None = Field(None, description="for whom; a resident claims for themself")
+
+
+class Wearer(Strict):
+    resident: Id | None = Field(None, description="who wore it; null for nobody")
+    since: AwareDatetime
+    until: AwareDatetime | None = Field(None, description="until when; open if absent")
+    why: Annotated[str, Field(min_length=1, max_length=500, examples=["two bands were mixed up at the handover"])]
 
 
 class DeviceView(BaseModel):
@@ -149,6 +156,20 @@ async def unbind(device: str, account: ResidentOrAdmin, connection: Database) ->
     if not rows or (account.role == "resident" and rows[0]["resident"] != account.refers_to):
         raise Refused("unknown_device")
     return Accepted(id=await intake.submit(connection, "unbind", {"device": device}, account.account, rows[0]["resident"]))
+
+
+@router.post("/devices/{device}/wearers", status_code=202)
+async def rebind(device: str, body: Wearer, account: Admin, connection: Database) -> Accepted:
+    """Correct who wore a device from one moment to another: what it measured then moves, and what was concluded is looked at again."""
+    if body.until is not None and body.until <= body.since:
+        raise BadInput("bad_range")
+    if body.resident is not None and await residents.get(connection, body.resident) is None:
+        raise Refused("unknown_resident")
+    row = {
+        "device": device, "resident": body.resident, "since": body.since.isoformat(), "why": body.why,
+        "until": body.until.isoformat() if body.until is not None else None,
+    }  # fmt: skip
+    return Accepted(id=await intake.submit(connection, "rebind", row, account.account, body.resident))
 
 
 @router.post("/accounts", status_code=201)

@@ -71,6 +71,11 @@ class ClaimFor(Strict):
     resident: Id
 
 
+class Reattribution(Strict):
+    resident: Id | None = Field(None, description="whose it is; null gives it back to its device, into the unclaimed pool")
+    why: Annotated[str, Field(min_length=1, max_length=500, examples=["the spouse used the cuff"])]
+
+
 @router.post("/residents", status_code=201)
 async def add(body: NewResident, account: Admin, connection: Database) -> NewResidentView:
     """A new resident, signed with a doctor if one is named."""
@@ -124,6 +129,21 @@ async def series(
         if metric in row["values"]
     ]
     return Series(metric=metric, unit=METRICS[metric].unit, points=points)
+
+
+@router.post("/measurements/{measurement}/attribution", status_code=202)
+async def reattribute(measurement: int, body: Reattribution, account: DoctorOrAdmin, connection: Database) -> Accepted:
+    """Say that a measurement is somebody else's: what was concluded from it is retracted, whoever it belongs to now is looked at."""
+    rows = await readings.by_number(connection, [measurement])
+    if not rows:
+        raise Refused("unknown_measurement")
+    former = rows[0]["resident"]
+    for resident in {former, body.resident} - {None}:
+        await may_see(connection, account, str(resident))
+    if former is None and account.role != "admin" and rows[0]["site"] not in await residents.duty_sites(connection, str(account.team)):
+        raise Refused("unknown_measurement")
+    row = {"measurement": measurement, "resident": body.resident, "why": body.why}
+    return Accepted(id=await intake.submit(connection, "reattribute", row, account.account, rows[0]["subject"]))
 
 
 @router.get("/unclaimed")

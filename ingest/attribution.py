@@ -158,6 +158,39 @@ async def _unbind(connection: Connection, device: str, at: datetime) -> None:
         raise Refused("not_bound")
 
 
+async def rebind(connection: Connection, device: str, resident: str | None, since: datetime, until: datetime | None) -> list[str]:
+    """Correct who wore a device in [since, until): cut it out of every other interval, and give it to `resident`, if to anybody.
+
+    Returns the subjects who may have measurements of that time. Raises Refused `unknown_device`.
+    """
+    row = await (await connection.execute("select device_no from device where device = %s and station is null", (device,))).fetchone()
+    if row is None:
+        raise Refused("unknown_device")
+    number = row["device_no"]
+    cursor = await connection.execute(
+        "delete from binding where device_no = %s and during && tstzrange(%s, %s) returning resident, lower(during) as since,"
+        " upper(during) as until",
+        (number, since, until),
+    )
+    former = await cursor.fetchall()
+    for one in former:
+        if one["since"] is None or one["since"] < since:
+            await connection.execute(
+                "insert into binding (device_no, resident, during) values (%s, %s, tstzrange(%s, %s))",
+                (number, one["resident"], one["since"], since),
+            )
+        if until is not None and (one["until"] is None or one["until"] > until):
+            await connection.execute(
+                "insert into binding (device_no, resident, during) values (%s, %s, tstzrange(%s, %s))",
+                (number, one["resident"], until, one["until"]),
+            )
+    if resident is not None:
+        await connection.execute(
+            "insert into binding (device_no, resident, during) values (%s, %s, tstzrange(%s, %s))", (number, resident, since, until)
+        )
+    return sorted({one["resident"] for one in former} | {f"device:{device}"})
+
+
 async def _check_in(connection: Connection, body: dict[str, Any], at: datetime) -> None:
     """A new check-in ends the one before it; tell the gateway, so that its measurements name it."""
     await connection.execute(

@@ -94,7 +94,8 @@ class Batch:
 
     ended: subjects whose open alerts a person ended, with the account that did it (care → rules).
     changes: alert movements of this transaction (rules → care). results: intake number → what became of it.
-    mine: whether a subject's timers are to be fired here.
+    mine: whether a subject's timers are to be fired here. taken: measurements that were moved away from a subject in
+    this transaction, by their numbers: what was concluded from them is to be looked at again.
     """
 
     measurements: list[Stored] = field(default_factory=list)
@@ -103,6 +104,7 @@ class Batch:
     changes: list[Change] = field(default_factory=list)
     results: dict[int, str] = field(default_factory=dict)
     mine: Callable[[str], bool] = lambda _subject: True
+    taken: dict[str, set[int]] = field(default_factory=dict)
 
 
 # Runs inside the worker's transaction; returns when it wants to run again even if nothing arrives.

@@ -243,18 +243,53 @@ async def unclaimed(connection: Connection, limit: int) -> list[dict[str, Any]]:
     return [_named(row) for row in await cursor.fetchall()]
 
 
-async def claim(connection: Connection, number: int, resident: str) -> Stored | None:
-    """Move an unclaimed measurement to its owner; returns it as new input for the rules, None if already claimed."""
-    cursor = await connection.execute(
-        "update measurement set subject = %s where measurement = %s and subject like 'device:%%' returning measured_at",
-        (resident, number),
-    )
-    if await cursor.fetchone() is None:
-        return None
-    row = (await by_number(connection, [number]))[0]
+def stored_of(row: dict[str, Any]) -> Stored:
+    """A measurement's row, as `by_number` gives it, as the rules take it."""
     measurement = Measurement(
         device=row["device"], kind=row["kind"], record=row["record"], series=row["series"], measured_at=row["measured_at"],
         received_at=row["received_at"], device_time=row["device_time"], time_quality=row["time_quality"], setting=row["setting"],
         values=row["values"], codes=row["codes"], flags=row["flags"], raw=row["raw"],
     )  # fmt: skip
-    return Stored(number, measurement, resident, resident, None, row["station"], row["site"], tuple(row["weak"]))
+    return Stored(
+        row["measurement"], measurement, row["subject"], row["resident"], row["checkin"], row["station"], row["site"], tuple(row["weak"])
+    )
+
+
+async def move(connection: Connection, numbers: Sequence[int], resident: str | None, account: str, why: str) -> dict[str, list[Stored]]:
+    """Give measurements to a resident, or back to their devices (None): former subject → what was taken from it.
+
+    The measurements come back as what they are now; those that are where they should be are left alone. Logged.
+    """
+    cursor = await connection.execute(
+        "select m.measurement, m.measured_at, m.subject, d.device from measurement m join device d using (device_no)"
+        " where m.measurement = any(%s) order by m.measurement for update of m",
+        (list(numbers),),
+    )
+    former: dict[int, str] = {}
+    for row in await cursor.fetchall():
+        owner = resident or f"device:{row['device']}"
+        if row["subject"] == owner:
+            continue
+        former[row["measurement"]] = row["subject"]
+        await connection.execute(
+            "update measurement set subject = %s where measurement = %s and measured_at = %s",
+            (owner, row["measurement"], row["measured_at"]),
+        )
+        await connection.execute(
+            "insert into attribution_log (at, measurement, from_subject, to_subject, account, why) values (now(), %s, %s, %s, %s, %s)",
+            (row["measurement"], row["subject"], owner, account, why),
+        )
+    taken: dict[str, list[Stored]] = {}
+    for row in await by_number(connection, list(former)):
+        taken.setdefault(former[row["measurement"]], []).append(stored_of(row))
+    return taken
+
+
+async def of_device(connection: Connection, device: str, subjects: Sequence[str], since: datetime, until: datetime | None) -> list[int]:
+    """Numbers of what a device measured in [since, until) and these subjects have."""
+    cursor = await connection.execute(
+        "select m.measurement from measurement m join device d using (device_no) where d.device = %s and m.subject = any(%s)"
+        " and m.measured_at >= %s and m.measured_at < coalesce(%s, 'infinity'::timestamptz) order by m.measurement",
+        (device, list(subjects), since, until),
+    )
+    return [row["measurement"] for row in await cursor.fetchall()]

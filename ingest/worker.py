@@ -33,6 +33,7 @@ log = logging.getLogger("ingest.worker")
 LONGEST_SLEEP = 5.0  # s; a notification is only a hint, so look by ourselves now and then
 RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
 INTAKE_LIMIT = 200
+MOVES = frozenset({"claim", "reattribute", "rebind"})  # intake kinds by which measurements change hands
 PASSING = (psycopg.OperationalError, psycopg.InterfaceError, OSError)  # the database's trouble, not a message's
 
 
@@ -210,11 +211,8 @@ class Worker:
                     await attribution.apply(connection, event)
                 elif event.kind == "measurement":
                     candidates.append(await _posted(connection, event))
-                elif event.kind == "claim":
-                    claimed = await readings.claim(connection, int(event.body["measurement"]), str(event.body["resident"]))
-                    if claimed is None:
-                        raise Refused("already_claimed")
-                    batch.measurements.append(claimed)
+                elif event.kind in MOVES:
+                    await _move(connection, batch, event)
             except (Refused, BadInput) as error:
                 batch.results[event.intake] = f"refused:{error.reason}"
         return candidates
@@ -283,6 +281,32 @@ def _stored(entry: readings.Entry, owner: attribution.Owner) -> Stored:
         site=device.site,
         weak=tuple(weak_source(measurement, device.bond_protected)),
     )
+
+
+async def _move(connection: Connection, batch: Batch, event: Event) -> None:
+    """What was measured belongs to somebody else than was thought: claimed, attributed anew, or worn by another.
+
+    Those it belongs to now hear of it like of any other measurement (by the law of late data); those it is taken from are
+    looked at again. Raises Refused.
+    """
+    body = event.body
+    resident = body.get("resident")
+    why = str(body.get("why", event.kind))
+    if event.kind == "rebind":
+        since = datetime.fromisoformat(body["since"])
+        until = datetime.fromisoformat(body["until"]) if body.get("until") else None
+        before = await attribution.rebind(connection, str(body["device"]), resident, since, until)
+        numbers = await readings.of_device(connection, str(body["device"]), before, since, until)
+    else:
+        numbers = [int(body["measurement"])]
+    taken = await readings.move(connection, numbers, resident, event.account, why)
+    if event.kind == "claim" and not any(subject.startswith("device:") for subject in taken):
+        raise Refused("already_claimed")
+    if event.kind == "reattribute" and not taken:
+        raise Refused("already_theirs")
+    for subject, moved in taken.items():
+        batch.taken.setdefault(subject, set()).update(one.number for one in moved)
+        batch.measurements += moved
 
 
 async def _posted(connection: Connection, event: Event) -> Candidate:

@@ -82,6 +82,14 @@ async def open_of(connection: Connection, subjects: Sequence[str], family: str |
     return await cursor.fetchall()
 
 
+async def rests_on(connection: Connection, alert: int, measurements: set[int]) -> bool:
+    """Whether any of these measurements moved the alert."""
+    cursor = await connection.execute(
+        "select 1 from alert_log where alert = %s and measurement = any(%s) limit 1", (alert, sorted(measurements))
+    )
+    return await cursor.fetchone() is not None
+
+
 async def close_all(connection: Connection, subject: str, now: datetime) -> list[Change]:
     """A person ended the episode: every open alert of the subject is closed."""
     changes = []

@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest import readings
 from ingest.batch import Batch, Stored
-from rules import alerts, condition, engine, facts, states
+from rules import alerts, condition, engine, facts, reevaluate, states
 from rules.engine import EVENT, Array, Kind, Move, Phase, Timing
 from rules.pack import FACTS, Pack, Rule, duration
 from vitals.alert import Change, Severity, State, Why
@@ -171,7 +172,57 @@ class Rules:
         )
         if subjects:
             await self._advance(connection, batch, now, subjects, [e.subject for e in urgent if e.subject], [t.subject for t in timers])
+        for subject, numbers in sorted(batch.taken.items()):
+            await self._look_again(connection, batch, subject, numbers, now)
         return await states.next_due(connection, batch.mine)
+
+    async def _look_again(self, connection: Connection, batch: Batch, subject: str, taken: set[int], now: datetime) -> None:
+        """Measurements were taken away from this subject: put its state right, and the alerts that rested on them."""
+        before = await reevaluate.past(connection, subject, now, self.reported)
+        rows = [readings.stored_of(row) for row in before.rows]
+        known = await self._known.of(connection, [subject])
+        columns, source = make_columns(rows, known, self._zone), make_source(rows)
+        stored_at = np.array([micros(row["stored_at"]) for row in before.rows], np.int64)
+        ids = [compiled.rule.id for compiled in self._rules]
+        old = await states.read(connection, [subject], ids)
+        new: dict[str, Array] = {}
+        phases: dict[str, NDArray[np.uint8]] = {}
+        for compiled in self._rules:
+            events = outcomes(compiled, source, columns, now)
+            events["now"] = stored_at
+            events["late"] = source.synced & (source.at < stored_at - compiled.late_after // timedelta(microseconds=1))
+            muted = phases.get(compiled.rule.inhibited_by or "")
+            inhibited = None if muted is None else np.isin(muted, (Phase.PENDING, Phase.FIRING))
+            urgent = before.urgent if compiled.urgent is not None else []
+            new[compiled.rule.id], after = reevaluate.replay(compiled.timing, events, urgent, before.ended, inhibited, micros(now))
+            phases[compiled.rule.family] = after
+        await states.write(connection, [subject], old, new)
+        concluded = {compiled.rule.id: compiled for compiled in self._rules}
+        for row in await alerts.open_of(connection, [subject]):
+            owner = concluded.get(row["rule"])
+            if owner is not None and await alerts.rests_on(connection, row["alert"], taken):
+                await self._put_right(connection, batch, row, owner, new[owner.rule.id], taken, now)
+
+    async def _put_right(
+        self, connection: Connection, batch: Batch, row: dict[str, Any], compiled: Compiled, state: Array, taken: set[int], now: datetime
+    ) -> None:
+        """Move an open alert to what is left of it: nothing (retracted), or what the remaining measurements say."""
+        phase = Phase(int(state["phase"][0]))
+        gone = {"taken": sorted(taken), "zh": "所依据的读数已归属他人", "en": "what it was concluded from is somebody else's"}
+        told = {"retraction": gone}
+        severity = Severity(row["severity"])
+        if phase is Phase.NORMAL:
+            change = Change(row["subject"], row["family"], row["rule"], State.CLEARED, severity, Why.RETRACTED, now, explanation=told)
+        else:
+            # a person may have been paged: a firing alert stays firing while anything of it is left
+            left = State.FIRING if row["state"] == State.FIRING else _STATE[phase]
+            deadline = reevaluate.deadline_of(state)
+            change = Change(
+                row["subject"], row["family"], compiled.rule.id, left, severity, Why.REEVALUATED, now, deadline=deadline, explanation=told
+            )
+        moved = await alerts.move(connection, change)
+        if moved is not None:
+            batch.changes.append(moved)
 
     def reported(self, body: dict[str, Any]) -> set[str]:
         """Danger symptoms answered with yes; denied and not asked both count as false for raising."""

@@ -30,9 +30,9 @@ OPEN_STATES = (State.PENDING, State.FIRING, State.UNCONFIRMED)
 # None is "no open alert": the start of an episode.
 TRANSITIONS: dict[State | None, frozenset[State]] = {
     None: frozenset({State.PENDING, State.FIRING}),
-    State.PENDING: frozenset({State.PENDING, State.FIRING, State.UNCONFIRMED, State.CLOSED}),
+    State.PENDING: frozenset({State.PENDING, State.FIRING, State.UNCONFIRMED, State.CLEARED, State.CLOSED}),
     State.FIRING: frozenset({State.FIRING, State.CLEARED, State.CLOSED}),
-    State.UNCONFIRMED: frozenset({State.PENDING, State.FIRING, State.UNCONFIRMED, State.CLOSED}),
+    State.UNCONFIRMED: frozenset({State.PENDING, State.FIRING, State.UNCONFIRMED, State.CLEARED, State.CLOSED}),
     State.CLEARED: frozenset(),
     State.CLOSED: frozenset(),
 }
@@ -69,6 +69,8 @@ class Why(StrEnum):
     APPENDED = "appended"
     CLEARED = "cleared"
     CLOSED = "closed"
+    RETRACTED = "retracted"  # what it was concluded from turned out to be somebody else's
+    REEVALUATED = "reevaluated"  # looked at again without what was moved away
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ VERDICTS: dict[str, set[str]] = {
     "GET /v1/residents/{resident}": {A, D, R},
     "PUT /v1/residents/{resident}/facts": {A, D},
     "GET /v1/residents/{resident}/series": {A, D, R},
+    "POST /v1/measurements/{measurement}/attribution": {A, D},
+    "POST /v1/devices/{device}/wearers": {A},
     "GET /v1/unclaimed": {A, D},
     "POST /v1/unclaimed/{measurement}/claim": {A, D},
     "GET /v1/queue": {A, D},

@@ -1,0 +1,92 @@
+"""Looking again: what the rules would have concluded about somebody without the measurements that were taken away.
+
+Everything that moved a subject's state is committed: measurements with the time they were stored, reported symptoms, episodes
+that people ended, deadlines that follow from the state itself. Played again in that order they give the state as it should be;
+the open alert is then moved to it. A person who was paged is never un-paged: a firing alert ends only if nothing is left of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest import readings
+from rules.engine import EVENT, STATE, Array, Kind, Phase, Timing, run
+from rules.states import moment
+from vitals.alert import State
+from vitals.floor.columns import micros
+from vitals.floor.database import Connection
+
+BACK = timedelta(days=400)
+MOST = 20_000  # measurements of one person that are looked at
+
+
+class Past(NamedTuple):
+    """What happened to one subject: measurements' rows in stream order, and moments of symptoms and endings (µs)."""
+
+    rows: list[dict[str, Any]]
+    urgent: list[int]
+    ended: list[int]
+
+
+async def past(connection: Connection, subject: str, now: datetime, reported: Callable[[dict[str, Any]], set[str]]) -> Past:
+    """Everything committed that may have moved the subject's state."""
+    rows = await readings.of_subject(connection, subject, now - BACK, now + timedelta(days=1), MOST)
+    cursor = await connection.execute(
+        "select body, applied_at from intake where kind = 'symptoms' and subject = %s and applied_at is not null order by intake",
+        (subject,),
+    )
+    urgent = [micros(row["applied_at"]) for row in await cursor.fetchall() if reported(row["body"])]
+    cursor = await connection.execute("select distinct ended_at from alert where subject = %s and state = %s", (subject, State.CLOSED))
+    ended = sorted(micros(row["ended_at"]) for row in await cursor.fetchall())
+    return Past(sorted(rows, key=lambda row: (row["stored_at"], row["measurement"])), urgent, ended)
+
+
+def replay(
+    timing: Timing, events: Array, urgent: list[int], ended: list[int], inhibited: NDArray[np.bool_] | None, now: int
+) -> tuple[Array, NDArray[np.uint8]]:
+    """State (1,) after all of it, and the phase after each measurement (n,). events: measurements in stream order.
+
+    Deadlines fall due between the events, as the clock would have had it.
+    """
+    state = np.zeros(1, STATE)
+    phases = np.zeros(len(events), np.uint8)
+    timeline = [(int(events["now"][n]), 2, n) for n in range(len(events))]
+    timeline += [(at, 1, -1) for at in urgent] + [(at, 0, -1) for at in ended]
+    for at, order, number in sorted(timeline):
+        _tick(timing, state, at)
+        if order == 2:
+            one = events[number : number + 1].copy()
+            if inhibited is not None:
+                one["inhibited"] = inhibited[number]
+        else:
+            one = _event(Kind.URGENT if order else Kind.END, at)
+        _, after = run(timing, state, np.zeros(1, np.int64), one)
+        if order == 2:
+            phases[number] = after[0]
+    _tick(timing, state, now)
+    return state, phases
+
+
+def _tick(timing: Timing, state: Array, until: int) -> None:
+    for _ in range(3):  # a deadline may set another one
+        due = int(state["deadline"][0])
+        if not 0 < due <= until:
+            return
+        run(timing, state, np.zeros(1, np.int64), _event(Kind.TICK, due))
+
+
+def _event(kind: Kind, at: int) -> Array:
+    event = np.zeros(1, EVENT)
+    event["kind"], event["at"], event["now"], event["valid"] = kind, at, at, True
+    return event
+
+
+def deadline_of(state: Array) -> datetime | None:
+    """When a pending state fires by itself."""
+    pending = state["phase"][0] == Phase.PENDING and state["deadline"][0] > 0
+    return moment(int(state["deadline"][0])) if pending else None
