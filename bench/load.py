@@ -58,12 +58,19 @@ async def settle(conninfo: str, gateways: int, residents: int, seed: int = 1) ->
         await connection.commit()
 
 
-def frames(gateways: int, residents: int, size: int, readings: int, seed: int, boot: int = 1) -> tuple[list[list[bytes]], dict[str, int]]:
+def frames(
+    gateways: int, residents: int, size: int, readings: int, seed: int, boot: int = 1, dense: bool = False
+) -> tuple[list[list[bytes]], dict[str, int]]:  # fmt: skip
     """gateway → its PUBLISH packets in order; counts of readings, measurements and messages."""
     made: list[list[bytes]] = [[] for _ in range(gateways)]
     counts = {"readings": 0, "measurements": 0, "messages": 0}
     start = datetime.now(UTC) - timedelta(minutes=50)
-    for batch in fleet.batches(gateways, residents, max(readings / 2000, 1000), seed, size, start, (boot - 1) * 100_000_000):
+    first = (boot - 1) * 100_000_000
+    made_by = (
+        fleet.dense(gateways, residents, seed, size, start, first) if dense
+        else fleet.batches(gateways, residents, max(readings / 2000, 1000), seed, size, start, first)
+    )  # fmt: skip
+    for batch in made_by:
         own = made[batch.gateway]
         seq = len(own) + 1
         boot_name = wire.boot_name(boot, f"{batch.gateway:016x}")
@@ -203,11 +210,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--readings", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--boot", type=int, default=1)
+    parser.add_argument("--dense", action="store_true", help="1 Hz heart rate as dense series")
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--no-receipts", action="store_true", help="end when the broker has everything: for peers, which send none")
     parser.add_argument("--patience", type=float, default=120.0)
     chosen = parser.parse_args(list(arguments) if arguments is not None else None)
-    made, counts = frames(chosen.gateways, chosen.residents, chosen.size, chosen.readings, chosen.seed, chosen.boot)
+    made, counts = frames(chosen.gateways, chosen.residents, chosen.size, chosen.readings, chosen.seed, chosen.boot, chosen.dense)
 
     async def go() -> None:
         print("ready", flush=True)

@@ -81,6 +81,23 @@ def batches(
             yield Batch(gateway, tuple(waiting.pop(gateway)), counts.pop(gateway))
 
 
+def dense(gateways: int, residents: int, seed: int, size: int, start: datetime, first: int = 0) -> Iterator[Batch]:
+    """1 Hz heart rate of a band, `size` samples in a message: what a wearable sends as long as it is worn."""
+    people = [Person.drawn(seed, number) for number in range(residents)]
+    for number in itertools.count(first):
+        resident = mix(seed, number) % residents
+        at = start + timedelta(seconds=number % 100_000_000 // residents * size)
+        moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        base = people[resident].heart_rate(at)
+        values = ",".join(f"{base + (number + n) % 5}.0" for n in range(size))
+        text = (
+            f'{{"device":"fleet-{resident:06d}-he","kind":"heart_rate","record":{number},"measured_at":"{moment}",'
+            f'"received_at":"{moment}","device_time":"{moment[:19]}","time_quality":"synced","setting":"wearable",'
+            f'"samples":{{"heart_rate":{{"values":[{values}],"every_ms":1000.0}}}}}}'
+        )
+        yield Batch(resident % gateways, (text.encode(),), size)
+
+
 def _measurement(person: Person, resident: int, kind: str, number: int, at: datetime) -> tuple[bytes, int]:
     moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if kind == "blood_pressure":

@@ -21,7 +21,7 @@ from vitals.gatt.omron import OmronRecord
 from vitals.gatt.oximeter import Continuous, SpotCheck
 from vitals.gatt.scale import UNSUCCESSFUL, USER_UNKNOWN, BodyComposition, WeightMeasurement
 from vitals.gatt.thermometer import TemperatureMeasurement
-from vitals.measurement import Kind, Measurement, Setting, record_digest
+from vitals.measurement import Kind, Measurement, Samples, Setting, record_digest
 from vitals.metric import MMOL_TO_MGDL
 from vitals.sfloat import Special
 
@@ -76,6 +76,7 @@ class _Part:
     user: int | None = None
     live: bool = False  # without a clock it was measured when it was heard
     raw: bytes | None = None  # its own bytes, where the value holds several
+    samples: dict[str, Samples] = field(default_factory=dict)
     told: DeviceTime | None = None  # what to correct, where it is not `time` itself
 
 
@@ -122,6 +123,7 @@ def _measurement(part: _Part, frame: Frame, device: Device, zone: ZoneInfo, own_
         values={code: value for code, value in part.values.items() if value is not None and not isinstance(value, Special)},
         codes={**{code: value.value for code, value in part.values.items() if isinstance(value, Special)}, **part.codes},
         flags=[*part.flags, *user_flags],
+        samples=part.samples,
         raw=(part.raw or frame.data).hex(),
     )
 
@@ -133,6 +135,17 @@ def _whose(device: Device, user: int | None) -> tuple[str, list[str]]:
     if user in device.users:
         return device.users[user], []
     return device.device, ["user_unknown" if user in (None, USER_UNKNOWN) else f"user_{user}"]
+
+
+def _beats(intervals: tuple[int, ...]) -> dict[str, Samples]:
+    """RR intervals (1/1024 s, oldest first) as a dense series: each at the moment its beat ended, the last one at the frame's."""
+    if not intervals:
+        return {}
+    ends, later = [], 0
+    for interval in reversed(intervals):
+        ends.append(-round(later * 1000 / 1024))
+        later += interval
+    return {"rr_interval": Samples(tuple(round(one * 1000 / 1024, 1) for one in intervals), offsets_ms=tuple(reversed(ends)))}
 
 
 def _parts(value: gatt.Value, frame: Frame, device: Device) -> list[_Part]:
@@ -148,7 +161,7 @@ def _parts(value: gatt.Value, frame: Frame, device: Device) -> list[_Part]:
         case GlucoseRecords():
             return _interstitial(value, frame)
         case HeartRateMeasurement():
-            return [_Part("heart_rate", {"heart_rate": float(value.rate)}, live=True)]
+            return [_Part("heart_rate", {"heart_rate": float(value.rate)}, live=True, samples=_beats(value.rr))]
         case PolarAdvertisement():
             return [_Part("heart_rate", {"heart_rate": float(value.rate)}, live=True)]
         case SpotCheck():

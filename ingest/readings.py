@@ -17,7 +17,7 @@ from ingest.batch import Stored
 from ingest.devices import DeviceRow
 from vitals.floor import columns
 from vitals.floor.database import Connection
-from vitals.measurement import Measurement
+from vitals.measurement import Measurement, Samples
 from vitals.metric import BY_NUMBER, METRICS
 
 BLOCK = 1000  # numbers that one step of measurement_seq stands for
@@ -155,12 +155,19 @@ async def _digests(connection: Connection, keys: list[Key]) -> dict[Key, int]:
 
 _COLUMNS = (
     "measurement, measured_at, received_at, sent_at, stored_at, device_no, metrics, numbers, subject, kind, setting, time_quality, source,"
-    " series, record, raw, device_time, checkin, weak, flags, codes, coded"
+    " series, record, raw, device_time, checkin, weak, flags, codes, coded, plausible"
 )
 _COUNT = struct.pack(">h", _COLUMNS.count(",") + 1)
 _word = lru_cache(4096)(columns.text)
 _metrics = lru_cache(1024)(lambda codes: columns.smallints([METRICS[code].number for code in codes]))
 _bigint = struct.Struct(">iq").pack
+
+
+_PLAUSIBLE, _IMPLAUSIBLE = b"\0\0\0\x01\x01", b"\0\0\0\x01\x00"
+
+
+def _implausible(weak: Sequence[str]) -> bool:
+    return any(reason.startswith("implausible") for reason in weak)
 
 
 async def write(connection: Connection, items: Sequence[tuple[Stored, Candidate]], now: datetime) -> None:
@@ -173,6 +180,24 @@ async def write(connection: Connection, items: Sequence[tuple[Stored, Candidate]
     rows = [_row(stored, candidate, stored_at) for stored, candidate in items]
     async with connection.cursor() as cursor, cursor.copy(f"copy measurement ({_COLUMNS}) from stdin (format binary)") as copy:
         await copy.write(columns.COPY_HEAD + b"".join(rows) + columns.COPY_END)
+    dense = [stored for stored, _ in items if stored.measurement.samples]
+    if dense:
+        blocks = [_block(stored, code, one) for stored in dense for code, one in stored.measurement.samples.items()]
+        async with connection.cursor() as cursor, cursor.copy(f"copy block ({_BLOCK}) from stdin (format binary)") as copy:
+            await copy.write(columns.COPY_HEAD + b"".join(blocks) + columns.COPY_END)
+
+
+_BLOCK = "measured_at, measurement, metric, every_ms, offsets, numbers"
+
+
+def _block(stored: Stored, code: str, samples: Samples) -> bytes:
+    every = columns.NULL if samples.every_ms is None else struct.pack(">if", 4, samples.every_ms)
+    offsets = columns.array(samples.offsets_ms, ">i4", 23) if samples.offsets_ms else columns.NULL
+    metric = struct.pack(">ih", 2, METRICS[code].number)
+    return b"".join((
+        b"\0\x06", columns.when(stored.measurement.measured_at), _bigint(8, stored.number), metric, every, offsets,
+        columns.array(samples.values, ">f4", 700),
+    ))  # fmt: skip
 
 
 def _row(stored: Stored, candidate: Candidate, stored_at: bytes) -> bytes:
@@ -188,7 +213,7 @@ def _row(stored: Stored, candidate: Candidate, stored_at: bytes) -> bytes:
         _word(stored.subject), _word(m.kind), _word(m.setting), _word(m.time_quality), _word(candidate.source), _word(m.series),
         columns.text(str(m.record)), columns.field(bytes.fromhex(m.raw)), columns.text(m.device_time), columns.text(stored.checkin),
         columns.texts(stored.weak), columns.texts(m.flags), columns.jsonb(msgspec.json.encode(m.codes) if m.codes else None),
-        columns.jsonb(msgspec.json.encode(coded) if coded else None),
+        columns.jsonb(msgspec.json.encode(coded) if coded else None), _IMPLAUSIBLE if _implausible(stored.weak) else _PLAUSIBLE,
     ))  # fmt: skip
 
 
@@ -210,7 +235,13 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
 async def by_number(connection: Connection, numbers: Sequence[int]) -> list[dict[str, Any]]:
     """Measurements with their readings, oldest first."""
     cursor = await connection.execute(_DETAIL + " where m.measurement = any(%s) order by m.measured_at", (list(numbers),))
-    return [_named(row) for row in await cursor.fetchall()]
+    rows = await cursor.fetchall()
+    missing = set(numbers) - {row["measurement"] for row in rows}
+    if missing:  # retention took the rest of their month
+        kept = _DETAIL.replace("from measurement m", "from measurement_kept m")
+        cursor = await connection.execute(kept + " where m.measurement = any(%s)", (list(missing),))
+        rows = sorted([*rows, *await cursor.fetchall()], key=lambda row: row["measured_at"])
+    return [_named(row) for row in rows]
 
 
 async def of_subject(connection: Connection, subject: str, since: datetime, until: datetime, limit: int) -> list[dict[str, Any]]:

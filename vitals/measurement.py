@@ -8,8 +8,9 @@ by (device, series, record); its own message's boot and seq serve receipts only.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -28,13 +29,22 @@ WEAK_SETTINGS = frozenset({"manual", "cuffless"})
 WEAK_FLAGS = frozenset({"body_movement", "cuff_too_loose", "improper_position"})
 
 
+class Samples(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A dense series of one metric: values at a fixed distance, or each at its own offset from `measured_at`, in milliseconds."""
+
+    values: Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=7200)]
+    every_ms: Annotated[float, msgspec.Meta(gt=0, le=86_400_000)] | None = None
+    offsets_ms: Annotated[tuple[Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)], ...], msgspec.Meta(max_length=7200)] = ()
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One report of one device.
 
     values: metric code → number in the metric's unit, unrounded, or a coded answer (`{"fobt": "positive"}`).
     codes: metric code → what the device said instead of a number (`NaN`, `NRes`, `+INF`, `HI`, `LO` …).
     record: the device's own sequence number, else a digest of its raw time and bytes; identity "gateway" means
-    that neither existed and the gateway numbered it. raw: the bytes as hex.
+    that neither existed and the gateway numbered it. raw: the bytes as hex. samples: metric code → a dense series (1 Hz heart
+    rate, RR intervals, a pulse wave), stored as one block; the value that rules see of it stands in `values`.
     """
 
     device: str
@@ -52,6 +62,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     flags: list[str] = []
     identity: Literal["device", "gateway"] = "device"
     raw: str = ""
+    samples: dict[str, Samples] = {}
 
 
 def record_digest(device_time: str, raw: bytes) -> str:
@@ -91,6 +102,17 @@ def weak_source(measurement: Measurement, bond_protected: bool) -> list[str]:
     if not bond_protected:
         reasons.append("bond:unprotected")
     return reasons
+
+
+def telling(code: str, values: Sequence[float]) -> float:
+    """The one value of a dense series that rules must see: the most extreme one in its metric's danger band, else the last."""
+    metric = METRICS[code]
+    low, high = min(values), max(values)
+    if metric.priority_high is not None and high >= metric.priority_high:
+        return high
+    if metric.priority_low is not None and low <= metric.priority_low:
+        return low
+    return values[-1]
 
 
 def is_priority(measurement: Measurement) -> bool:

@@ -99,6 +99,8 @@ METRICS: dict[str, Metric] = {
         Metric("body_water", 27, None, "kg", 188764, (0, 655.35), (1, 150), 0.05, "体水分", "Body water mass"),
         Metric("impedance", 28, None, "Ohm", 188780, (0, 6553.5), (100, 2000), 0.1, "阻抗", "Impedance"),
         Metric("distance", 29, "55430-3", "m", 8454247, (0, 16777215), (0, 150000), 1, "距离", "Distance"),
+        Metric("rr_interval", 31, None, "ms", None, (0, 64000), (240, 3000), 1, "RR 间期", "RR interval"),
+        Metric("pulse_wave", 32, None, "1", 150452, (-3.5e38, 3.5e38), (-3.5e38, 3.5e38), 1e-9, "脉搏波", "Pulse wave"),
         Metric("sleep_minutes", 30, None, "min", None, (0, 279620), (0, 1440), 1, "睡眠时长", "Sleep"),
     )
 }

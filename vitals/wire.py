@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from vitals.errors import BadInput
-from vitals.measurement import Kind, Measurement, Setting, TimeQuality
+from vitals.measurement import Kind, Measurement, Samples, Setting, TimeQuality, telling
 from vitals.metric import CODED, METRICS
 
 VERSION = 1
@@ -93,6 +93,7 @@ class _WireMeasurement(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fals
     flags: Annotated[list[Text], msgspec.Meta(max_length=32)] = []
     identity: str = "device"
     raw: Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A([0-9a-f]{2})*\Z")] = ""
+    samples: dict[Text, Samples] = {}
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -206,7 +207,12 @@ def _measurement(wire: _WireMeasurement, now: datetime) -> Measurement:
                 raise BadInput("impossible_value", code)
             value = float(value)
         values[code] = value
-    if not values and not wire.codes:
+    if wire.samples:
+        for code, samples in wire.samples.items():
+            _check_samples(code, samples)
+            if METRICS[code].priority_low is not None or METRICS[code].priority_high is not None:
+                values.setdefault(code, telling(code, samples.values))
+    if not values and not wire.codes and not wire.samples:
         raise BadInput("no_values")
     if wire.codes and (unknown := [code for code in wire.codes if code not in METRICS and code not in CODED]):
         raise BadInput("unknown_metric", unknown[0])
@@ -226,14 +232,26 @@ def _measurement(wire: _WireMeasurement, now: datetime) -> Measurement:
         flags=list(wire.flags),
         identity="gateway" if wire.identity == "gateway" else "device",
         raw=wire.raw,
+        samples=wire.samples,
     )
+
+
+def _check_samples(code: str, samples: Samples) -> None:
+    """Raises BadInput `unknown_metric`, `impossible_value` or `bad_samples`."""
+    if code not in METRICS:
+        raise BadInput("unknown_metric", code)
+    if (samples.every_ms is None) == (not samples.offsets_ms) or len(samples.offsets_ms) not in (0, len(samples.values)):
+        raise BadInput("bad_samples", "one of every_ms and offsets_ms, as many as there are values")
+    low, high = METRICS[code].encodable
+    if not (low <= min(samples.values) and max(samples.values) <= high):
+        raise BadInput("impossible_value", code)
 
 
 def decode_message(payload: bytes, now: datetime) -> Message:
     """Decode a payload of up/readings; `now` is the backend's clock, against which impossible times are judged.
 
     Raises BadInput with one of: oversized, not_json, duplicate_key, no_version, unknown_version, bad_schema,
-    bad_text, bad_time, no_values, unknown_metric, unknown_answer, not_a_number, impossible_value.
+    bad_text, bad_time, bad_samples, no_values, unknown_metric, unknown_answer, not_a_number, impossible_value.
     """
     if len(payload) > MAX_PAYLOAD:
         raise BadInput("oversized", f"{len(payload)} bytes")
@@ -318,6 +336,7 @@ def encode_measurement(measurement: Measurement) -> bytes:
         flags=measurement.flags,
         identity=measurement.identity,
         raw=measurement.raw,
+        samples=measurement.samples,
     )
     return msgspec.json.encode(wire)
 

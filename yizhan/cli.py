@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("rules", "rule packs")
     lint = command.add_subparsers(dest="kind", required=True).add_parser("lint", help="load packs and run the tests they carry")
     lint.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
+    command = add("retire", "drop measurements older than so many days, in whole chunks; what alerts cite is kept")
+    command.add_argument("days", type=int)
     command = add("account", "make an account on the running `yizhan up`; prints its token once")
     command.add_argument("role", choices=("doctor", "admin"))
     command.add_argument("--data", type=Path, default=Path(".yizhan"))
@@ -228,10 +230,22 @@ def _fleet(chosen: argparse.Namespace) -> int:
 
 def _migrate(_chosen: argparse.Namespace) -> int:
     from vitals.floor import database
-    from yizhan.compose import ROOMS
+    from yizhan.compose import ROOMS, arrange
 
-    for name in asyncio.run(database.migrate(load().database(), ROOMS)):
+    conninfo = load().database()
+    for name in asyncio.run(database.migrate(conninfo, ROOMS)):
         print(name)
+    problems = asyncio.run(arrange(conninfo))
+    for problem in problems:
+        print(f"storage: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _retire(chosen: argparse.Namespace) -> int:
+    from yizhan.compose import retire
+
+    told = asyncio.run(retire(load().database(), chosen.days))
+    print(f"{told['dropped']} chunks dropped, {told['kept']} measurements kept because alerts cite them")
     return 0
 
 
@@ -293,6 +307,6 @@ def _account(chosen: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim,
-    "migrate": _migrate, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account,
+    "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account,
     "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos,
 }  # fmt: skip

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import care.service
 from gateway.pairing import Pairing
+from ingest import storage
 from ingest.batch import Step
 from rules import pack
 from rules.service import Rules
+from vitals.errors import ConfigError
+from vitals.floor import database
 from vitals.settings import Settings
 from yizhan.simulate import read_town
 
@@ -21,6 +25,20 @@ def steps(settings: Settings) -> list[Step]:
     packs = [pack.load_named(name) for name in pack.shipped()]
     symptoms = sorted({name for one in packs for name in one.document.symptoms})
     return [care.service.close_cases, Rules(packs, settings.zone).step, care.service.open_cases, care.service.advise(symptoms)]
+
+
+async def arrange(conninfo: str) -> list[str]:
+    """Give the tables the best form this database has; what could not be done, in words."""
+    async with await database.connect(conninfo) as connection:
+        return await storage.arrange(connection)
+
+
+async def retire(conninfo: str, days: int) -> dict[str, int]:
+    """Drop what is older; raises ConfigError for a number of days that is a mistake."""
+    if days < 30:
+        raise ConfigError(["retire: fewer than 30 days would take what the rules' windows look back on"])
+    async with await database.connect(conninfo) as connection:
+        return await storage.retire(connection, datetime.now(UTC) - timedelta(days=days))
 
 
 async def worker(settings: Settings, stop: asyncio.Event) -> None:

@@ -69,7 +69,7 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     latency.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
     add("mqtt", "receiving from the broker: our reader, paho, and the broker's own limit", 5)
     end_to_end = add("e2e", "published → rules run, committed, receipt at the gateway; peers and limits beside", 5)
-    end_to_end.add_argument("--lane", choices=("single", "batched", "all"), default="all")
+    end_to_end.add_argument("--lane", choices=("single", "batched", "dense", "all"), default="all")
     end_to_end.add_argument("--no-peers", action="store_true")
     end_to_end.add_argument("--no-kafka", action="store_true")
     add("store", "the worker's transaction without a broker, COPY and INSERT beside it; bytes for each reading", 5)
@@ -102,7 +102,7 @@ async def _benchmark(chosen: argparse.Namespace) -> dict[str, Any]:
         case "e2e":
             from bench import e2e
 
-            lanes = ["single", "batched"] if chosen.lane == "all" else [chosen.lane]
+            lanes = ["single", "batched", "dense"] if chosen.lane == "all" else [chosen.lane]
             return await e2e.run(_say, chosen.samples, lanes, not chosen.no_peers, not chosen.no_kafka)
         case "query":
             from bench import query

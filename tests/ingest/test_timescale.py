@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from ingest import readings, storage
 from tests.conftest import missing
 from tests.ingest.helpers import Clinic, measurement, message
 from vitals.floor import database
@@ -76,7 +77,7 @@ async def test_the_town_lives_on_timescaledb(timescale: str) -> None:
     await database.migrate(conninfo, ROOMS)
     clinic = await Clinic(conninfo).open()
     tables = await clinic.rows("select hypertable_name from timescaledb_information.hypertables order by 1")
-    assert [row["hypertable_name"] for row in tables] == ["measurement"]
+    assert [row["hypertable_name"] for row in tables] == ["block", "measurement"]
     one = measurement(186, 112, ago=timedelta(minutes=2))
     await clinic.send(message(one), message(one), message(measurement(188, 113)), message(measurement(120, 80, ago=timedelta(days=300))))
     assert await clinic.value("select count(*) from measurement") == 3
@@ -92,3 +93,78 @@ async def test_plain_postgresql_has_the_same_tables_as_monthly_partitions(clinic
     )
     assert {row["parent"] for row in partitions} >= {"measurement"}
     assert await database.migrate(clinic.conninfo, ROOMS) == [], "a second start applies nothing"
+
+
+async def check_aggregates(clinic: Clinic) -> None:
+    """The same views say the same, whatever keeps them."""
+    one = measurement(130, 80, samples={"heart_rate": {"values": [70, 71, 72.5], "every_ms": 1000}, "rr_interval": RR})
+    await clinic.send(message(one, measurement(140, 90), measurement(400, 90, ago=timedelta(minutes=1))))
+    rows = await clinic.rows("select n, mean, low, high from reading_daily where metric = 1")
+    assert [(row["n"], row["mean"], row["low"], row["high"]) for row in rows] == [(2, 135, 130, 140)], "the implausible 400 is kept out"
+    hourly = await clinic.rows("select sum(n) as n, max(high) as high from reading_hourly where metric = 2")
+    assert (hourly[0]["n"], hourly[0]["high"]) == (2, 90)
+    rows = await clinic.rows(
+        "select at - m.measured_at as after, value from sample join measurement m using (measurement) where metric = 5 order by at"
+    )
+    assert [(row["after"].total_seconds(), row["value"]) for row in rows] == [(0, 70), (1, 71), (2, 72.5)]
+    beats = await clinic.rows("select value from sample where metric = 31 order by at")
+    assert [row["value"] for row in beats] == [800, 810]
+
+
+RR = {"values": [800.0, 810.0], "offsets_ms": [-810, 0]}
+
+
+async def test_hours_days_and_dense_series_on_plain_postgresql(clinic: Clinic) -> None:
+    await check_aggregates(clinic)
+    async with await database.connect(clinic.conninfo) as connection:
+        assert await storage.edition(connection) == "plain"
+        assert await storage.arrange(connection) == []
+
+
+async def test_hours_days_and_dense_series_on_timescaledb(timescale: str) -> None:
+    with psycopg.connect(f"{timescale}/postgres", autocommit=True) as connection:
+        connection.execute("create database aggregates")
+    conninfo = f"{timescale}/aggregates"
+    await database.migrate(conninfo, ROOMS)
+    clinic = await Clinic(conninfo).open()
+    await check_aggregates(clinic)
+    async with await database.connect(conninfo) as opened:
+        assert await storage.edition(opened) == "apache", "Debian's edition; the community edition adds what arrange() then finds"
+        assert await storage.arrange(opened) == []
+    assert await clinic.value("select count(*) from timescaledb_information.dimensions where hypertable_name = 'block'") == 1
+    await check_retention(clinic)
+    await clinic.worker.close()
+
+
+async def check_retention(clinic: Clinic) -> None:
+    old = timedelta(days=200)
+    await clinic.send(message(measurement(186, 112, record="cited", ago=old), measurement(120, 80, record="not cited", ago=old)))
+    alert = await clinic.rows("select measurement from alert_log where measurement is not null order by alert desc limit 1")
+    async with await database.connect(clinic.conninfo) as connection:
+        told = await storage.retire(connection, datetime.now(UTC) - timedelta(days=100))
+        assert told["kept"] == 1
+        assert told["dropped"] >= 1
+        (kept,) = await readings.by_number(connection, [alert[0]["measurement"]])
+    assert (kept["record"], kept["values"]["systolic"]) == ("cited", 186)
+    assert await clinic.value("select count(*) from measurement where record in ('cited', 'not cited')") == 0
+    await clinic.send(message(measurement(120, 80, record="not cited", ago=old)))
+    assert await clinic.value("select count(*) from measurement where record = 'not cited'") == 0, "the ledger outlives what retention took"
+
+
+async def test_retention_keeps_what_an_alert_cites(clinic: Clinic) -> None:
+    await check_retention(clinic)
+
+
+def test_a_chunk_is_as_long_as_memory_allows() -> None:
+    gigabyte = 1 << 30
+    assert storage.chunk_interval(8 * gigabyte, gigabyte) == timedelta(days=2)
+    assert storage.chunk_interval(8 * gigabyte, 0) == timedelta(days=7)
+    assert storage.chunk_interval(gigabyte, 100 * gigabyte) == timedelta(hours=1)
+    assert storage.chunk_interval(64 * gigabyte, gigabyte / 1000) == timedelta(days=30)
+
+
+def test_every_statement_of_the_community_edition_is_one_statement() -> None:
+    """They cannot be run here (no registry has that edition): they are at least whole, and name what exists."""
+    for what, statement in storage._community():
+        assert statement.strip().rstrip(";").count(";") == 0, what
+        assert statement.count("(") == statement.count(")"), what

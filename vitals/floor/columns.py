@@ -127,5 +127,13 @@ def floats(values: Sequence[float]) -> bytes:
     return field(shape.pack(1, 0, 701, len(values), 1, *(part for value in values for part in (8, value))))
 
 
+def array(values: Sequence[float], element: str, oid: int) -> bytes:
+    """An array of 4-byte elements, such as int[] (">i4", 23) or real[] (">f4", 700)."""
+    rows = np.empty(len(values), [("size", ">i4"), ("value", element)])
+    rows["size"] = 4
+    rows["value"] = values
+    return field(struct.pack(">iiIii", 1, 0, oid, len(values), 1) + rows.tobytes())
+
+
 def jsonb(data: bytes | None) -> bytes:
     return NULL if data is None else field(b"\x01" + data)
