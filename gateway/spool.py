@@ -14,12 +14,13 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitals import wire
-from vitals.wire import Gap, Refusal
+from vitals.wire import Gap, Refusal, Tally
 
 LANE_PRIORITY, LANE_NORMAL = 0, 1
 DEFAULT_LIMIT = 1 << 30  # bytes of records
@@ -52,6 +53,10 @@ create table if not exists life (generation integer primary key, boot text not n
 -- how far a device's history was read: the highest number, and what that record was
 create table if not exists history (device text, series text, high integer not null, digest text not null, primary key (device, series));
 create table if not exists heard (device text, digest text, primary key (device, digest));
+-- what each day (UTC) of each life took in, for the backend to compare its own books with
+create table if not exists tally (
+    boot text, day text, first integer, last integer, messages integer, digest integer, told integer default 0, primary key (boot, day)
+);
 create table if not exists clock (device text primary key, offset_seconds real not null);
 """
 
@@ -63,6 +68,7 @@ class Record(NamedTuple):
     seq: int
     lane: int
     body: bytes
+    day: str = ""
 
 
 class Item(NamedTuple):
@@ -81,6 +87,10 @@ class Progress(NamedTuple):
     series: str
     high: int
     digest: str
+
+
+def _today() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).date().isoformat()
 
 
 class Spool:
@@ -156,7 +166,26 @@ class Spool:
             (self.boot, lane, int(worth), body, time.time()),
         ).fetchone()
         self._size += len(body)
-        return int(row[0])
+        seq = int(row[0])
+        self._database.execute(
+            "insert into tally (boot, day, first, last, messages, digest) values (?, ?, ?, ?, 1, ?) on conflict (boot, day) do update"
+            " set last = excluded.last, messages = messages + 1, digest = (digest + excluded.digest) % (1 << 48)",
+            (self.boot, _today(), seq, seq, wire.digest_of(seq, body)),
+        )
+        return seq
+
+    def tell_days(self) -> int:
+        """Put what is known of days that are over among the messages, once; returns how many."""
+        return int(self._within(self._tell_days))
+
+    def _tell_days(self) -> int:
+        over = "select boot, day, first, last, messages, digest from tally where told = 0 and (day < ? or boot <> ?)"
+        rows = self._database.execute(over, (_today(), self.boot)).fetchall()
+        for boot, day, first, last, messages, digest in rows:
+            self._insert(wire.encode_tally(Tally(day, boot, first, last, messages, digest)), LANE_NORMAL, Worth.DANGER)
+            self._database.execute("update tally set told = 1 where boot = ? and day = ?", (boot, day))
+        self._database.execute("delete from tally where told = 1 and day < date(?, '-60 days')", (_today(),))
+        return len(rows)
 
     def _note(self, digest: tuple[str, str]) -> bool:
         """False if this record of a replayed history was spooled before."""
@@ -196,8 +225,8 @@ class Spool:
 
     def waiting(self, limit: int) -> list[Record]:
         """The first `limit` records without a receipt: priority lane first, oldest first."""
-        rows = self._database.execute("select boot, seq, lane, body from outgoing order by lane, seq limit ?", (limit,))
-        return [Record(*row) for row in rows]
+        query = "select boot, seq, lane, body, date(spooled_at, 'unixepoch') from outgoing order by lane, seq limit ?"
+        return [Record(*row) for row in self._database.execute(query, (limit,))]
 
     def settle(self, boot: str, stored: Iterable[tuple[int, int]], refused: Iterable[Refusal] = ()) -> int:
         """Delete what the backend has; keeps a note of what it refused (it holds the bytes). Returns how many left."""

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from gateway.spool import LANE_PRIORITY, Record, Spool
@@ -89,6 +89,7 @@ class Uplink:
         self._outstanding = Outstanding(resend_after)
         self._wake = asyncio.Event()
         self._reconnected = False
+        self._told_on: date | None = None
         self._status_refusals = 0
         self._status_muted_until = 0.0
 
@@ -122,6 +123,10 @@ class Uplink:
                 self._outstanding.all_due()
                 await self._announce(link)
             self._wake.clear()
+            today = datetime.now(UTC).date()
+            if today != self._told_on:  # after a start, and after each midnight (UTC)
+                self._spool.tell_days()
+                self._told_on = today
             with contextlib.suppress(Unavailable):
                 while self._reports:
                     await link.publish(self._pairing, wire.encode_pairing(self._reports[0]))
@@ -141,7 +146,7 @@ class Uplink:
             self._outstanding.sent(record, time.monotonic())
             log.debug("published", extra={"boot": record.boot, "seq": record.seq})
         metrics.messages_published.inc(len(records))
-        payloads = [wire.encode_message(r.boot, r.seq, now, [r.body]) for r in records]
+        payloads = [wire.encode_message(r.boot, r.seq, now, [r.body], r.day) for r in records]
         results = await asyncio.gather(*(link.publish(self._readings, payload) for payload in payloads), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
 from ingest.batch import Incoming
 from vitals import wire
 from vitals.errors import BadInput
 from vitals.measurement import Measurement
-from vitals.wire import Gap, PairingReport
+from vitals.wire import Gap, PairingReport, Tally
 
 INTAKE = "intake"  # topic of what stands for an intake row (ingest.stream)
 
@@ -27,6 +27,8 @@ class Admitted:
     receipt: tuple[str, int] | None = None
     measurements: tuple[Measurement, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    tallies: tuple[Tally, ...] = ()
+    day: date | None = None
     pairing: PairingReport | None = None
     sent_at: datetime | None = None
     refusal: tuple[str, str] | None = None
@@ -57,6 +59,6 @@ def admit(item: Incoming, now: datetime) -> Admitted:
         return result
     result.receipt = (message.boot, message.seq)
     result.measurements = message.measurements
-    result.gaps = message.gaps
+    result.gaps, result.tallies, result.day = message.gaps, message.tallies, message.day
     result.sent_at = message.sent_at
     return result

@@ -25,7 +25,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from ingest import attribution, devices, kafka_source, stream
 from ingest.batch import Incoming
 from ingest.mqtt_source import MqttSource
-from ingest.service import Hints, backend_link, send_outbox, send_receipts
+from ingest.service import Hints, backend_link, send_outbox, send_receipts, watch_books
 from vitals import wire
 from vitals.errors import BadInput, ConfigError, Unavailable
 from vitals.floor import database, kafka, metrics
@@ -326,6 +326,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 tasks.create_task(hints.run()),
                 tasks.create_task(bridge.relay_intake(hints.of["intake"])),
                 tasks.create_task(send_outbox(conninfo, link, hints.of["outbox"])),
+                tasks.create_task(watch_books(conninfo)),
                 tasks.create_task(send_receipts(conninfo, link, hints.of["receipt"])),
             ]
             log.info("bridge started", extra={"partitions": partitions})

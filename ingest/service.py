@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from ingest import admit, outbox, receipts
+from ingest import admit, lives, outbox, receipts
 from ingest.batch import Source, Step
 from ingest.mqtt_source import SUBSCRIPTIONS, MqttSource
 from ingest.worker import LONGEST_SLEEP, Worker
@@ -25,6 +25,7 @@ from vitals.settings import Settings
 
 log = logging.getLogger("ingest.service")
 
+BOOKS_EVERY = 600.0  # s
 STOP_GRACE = 5.0  # s for a transaction to finish after the stop signal
 
 
@@ -80,7 +81,11 @@ async def _run_on_mqtt(settings: Settings, steps: Sequence[Step], stop: asyncio.
         await receipts.send(link, judged)
 
     async with link, asyncio.TaskGroup() as tasks:
-        helpers = [tasks.create_task(hints.run()), tasks.create_task(send_outbox(conninfo, link, hints.of["outbox"]))]
+        helpers = [
+            tasks.create_task(hints.run()),
+            tasks.create_task(send_outbox(conninfo, link, hints.of["outbox"])),
+            tasks.create_task(watch_books(conninfo)),
+        ]
         await tasks.create_task(_consume(worker, source, answer, hints.of["intake"], settings.batch_limit, stop))
         for helper in helpers:
             helper.cancel()
@@ -165,6 +170,15 @@ async def send_outbox(conninfo: str, link: Reader, hint: asyncio.Event) -> None:
                     while await outbox.send(connection, link):
                         pass
         await asyncio.sleep(1)
+
+
+async def watch_books(conninfo: str) -> None:
+    """Compare the gateways' books with ours now and then, for ever; a difference is logged as an error and counted."""
+    while True:
+        with contextlib.suppress(psycopg.Error, OSError):
+            async with await database.connect(conninfo) as connection:
+                await lives.reconcile(connection)
+        await asyncio.sleep(BOOKS_EVERY)
 
 
 async def send_receipts(conninfo: str, link: Reader, hint: asyncio.Event) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -125,12 +124,13 @@ class Worker:
 
     async def _conclude(self, connection: Connection, items: list[Incoming], judged: list[admit.Admitted]) -> None:
         """The end of every transaction: what came in parts is put together, receipts and position are written."""
-        if not self._relayed:
-            return
-        await stream.settle_parts(connection, judged)
-        await receipts.put(connection, judged)
-        if self._source is not None:
-            await self._source.seal(connection, items)
+        if self._relayed:
+            await stream.settle_parts(connection, judged)
+        await lives.note_positions(connection, judged)
+        if self._relayed:
+            await receipts.put(connection, judged)
+            if self._source is not None:
+                await self._source.seal(connection, items)
 
     def _committed(self, items: list[Incoming]) -> None:
         if self._source is not None:
@@ -185,7 +185,6 @@ class Worker:
             stored = [(_stored(entry, owner), entry.candidate) for entry, owner in zip(entries, owners, strict=True)]
             await readings.write(connection, stored, now)
             batch.measurements += [item for item, _ in stored]
-            await _note_positions(connection, judged)
             wakes = [await step(connection, batch, now) for step in self._steps]
             await intake.finish(connection, {e.intake: batch.results.get(e.intake, "applied") for e in batch.events}, now)
             await self._conclude(connection, items, judged)
@@ -257,6 +256,8 @@ class Worker:
                 one.refusal = ("unknown_pairing", "")
             if one.gaps:
                 await lives.note_gaps(connection, source, one.gaps)
+            if one.tallies:
+                await lives.note_reports(connection, source, one.tallies)
             if one.refusal is not None:
                 await quarantine.keep(connection, one.item, *one.refusal)
         return candidates
@@ -320,11 +321,3 @@ async def _posted(connection: Connection, event: Event) -> Candidate:
 
 def _times(event: Event) -> dict[str, Any]:
     return {"measured_at": datetime.fromisoformat(event.body["measured_at"]), "received_at": event.created_at}
-
-
-async def _note_positions(connection: Connection, judged: list[admit.Admitted]) -> None:
-    seen: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for one in judged:
-        if one.receipt is not None and one.refusal is None:
-            seen[f"mqtt:{one.gateway}", one.receipt[0]].append(one.receipt[1])
-    await lives.note_positions(connection, seen)

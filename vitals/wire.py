@@ -14,10 +14,11 @@ received_at.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -105,23 +106,41 @@ class Gap(msgspec.Struct, frozen=True):
     worth: Text
 
 
+class Tally(msgspec.Struct, frozen=True):
+    """What one life of a spool took in on one day (UTC): its first and last number, how many, and the sum of their digests."""
+
+    day: Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-\d{2}-\d{2}\Z")]
+    boot: Name
+    first: Seq
+    last: Seq
+    messages: Seq
+    digest: Seq
+
+
 class _WireMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
     v: int
     boot: Name
     seq: Seq
     sent_at: Text | None = None
+    day: Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-\d{2}-\d{2}\Z")] | None = None
     measurements: Annotated[list[_WireMeasurement], msgspec.Meta(max_length=MAX_MEASUREMENTS)]
     gaps: Annotated[tuple[Gap, ...], msgspec.Meta(max_length=100)] = ()
+    tallies: Annotated[tuple[Tally, ...], msgspec.Meta(max_length=100)] = ()
 
 
 class Message(NamedTuple):
-    """One admitted payload of up/readings. boot and seq serve receipts only; sent_at is the gateway's clock."""
+    """One admitted payload of up/readings. boot and seq serve receipts only; sent_at is the gateway's clock.
+
+    day: on which the gateway spooled it (UTC), for its books; tallies: what it says of days that are over.
+    """
 
     boot: str
     seq: int
     sent_at: datetime | None
     measurements: tuple[Measurement, ...]
     gaps: tuple[Gap, ...] = ()
+    tallies: tuple[Tally, ...] = ()
+    day: date | None = None
 
 
 def boot_name(generation: int, random_hex: str) -> str:
@@ -263,9 +282,15 @@ def decode_message(payload: bytes, now: datetime) -> Message:
     sent = None
     if wire.sent_at is not None:
         sent = parse_moment(wire.sent_at)
-    if not wire.measurements and not wire.gaps:
+    if not wire.measurements and not wire.gaps and not wire.tallies:
         raise BadInput("bad_schema", "neither measurements nor gaps")
-    return Message(wire.boot, wire.seq, sent, tuple(_measurement(m, now) for m in wire.measurements), wire.gaps)
+    try:
+        day = date.fromisoformat(wire.day) if wire.day is not None else None
+        for tally in wire.tallies:
+            date.fromisoformat(tally.day)
+    except ValueError:
+        raise BadInput("bad_time", "no such day") from None
+    return Message(wire.boot, wire.seq, sent, tuple([_measurement(m, now) for m in wire.measurements]), wire.gaps, wire.tallies, day)
 
 
 def _decode(payload: bytes) -> _WireMessage:
@@ -341,7 +366,7 @@ def encode_measurement(measurement: Measurement) -> bytes:
     return msgspec.json.encode(wire)
 
 
-_GAP = b'{"boot":'  # a measurement begins with its device
+_GAP, _TALLY = b'{"boot":', b'{"day":'  # a measurement begins with its device
 
 
 def encode_gap(gap: Gap) -> bytes:
@@ -349,13 +374,34 @@ def encode_gap(gap: Gap) -> bytes:
     return msgspec.json.encode(gap)
 
 
-def encode_message(boot: str, seq: int, sent_at: datetime, bodies: Iterable[bytes]) -> bytes:
-    """A payload of up/readings around what `encode_measurement` and `encode_gap` made."""
+def encode_tally(tally: Tally) -> bytes:
+    """One tally as the JSON object that `encode_message` wraps."""
+    return msgspec.json.encode(tally)
+
+
+def encode_message(boot: str, seq: int, sent_at: datetime, bodies: Iterable[bytes], day: str | None = None) -> bytes:
+    """A payload of up/readings around what `encode_measurement`, `encode_gap` and `encode_tally` made."""
     bodies = list(bodies)
-    measurements = [body for body in bodies if not body.startswith(_GAP)]
     gaps = [body for body in bodies if body.startswith(_GAP)]
-    head = f'{{"v":{VERSION},"boot":"{boot}","seq":{seq},"sent_at":"{text_of(sent_at)}","measurements":['
-    return head.encode() + b",".join(measurements) + b"]" + (b',"gaps":[' + b",".join(gaps) + b"]" if gaps else b"") + b"}"
+    tallies = [body for body in bodies if body.startswith(_TALLY)]
+    measurements = [body for body in bodies if not body.startswith((_GAP, _TALLY))] if gaps or tallies else bodies
+    spooled = f'"day":"{day}",' if day is not None else ""
+    head = f'{{"v":{VERSION},"boot":"{boot}","seq":{seq},"sent_at":"{text_of(sent_at)}",{spooled}"measurements":['
+    more = b"".join(b',"' + name + b'":[' + b",".join(some) + b"]" for name, some in ((b"gaps", gaps), (b"tallies", tallies)) if some)
+    return head.encode() + b",".join(measurements) + b"]" + more + b"}"
+
+
+def digest_of(seq: int, body: bytes) -> int:
+    """What a message adds to the digest of its day: 48 bits of SHA-256 over its number and its one body."""
+    return int.from_bytes(hashlib.sha256(b"%d:" % seq + body).digest()[:6], "big")
+
+
+def body_of(payload: bytes) -> bytes:
+    """The one body of a message as `encode_message` made it; anything else gives something else, which agrees with nobody."""
+    at = payload.find(b'"measurements":[') + 16
+    if payload[at : at + 1] == b"]":
+        at = payload.find(b'":[', at) + 3
+    return payload[at:-2]
 
 
 class PairingReport(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -158,6 +158,12 @@ async def _tables(connection: database.Connection) -> list[str]:
         problems.append(f"device {lost['device']}: knows {lost['gateway']} no more since {lost['asked_at']:%Y-%m-%d %H:%M}; pair it again")
     for gateway in await lives.forked(connection):
         problems.append(f"gateway {gateway}: its disk was copied or set back; look at both, then revoke and enrol it again")
+    for one in await lives.reconcile(connection):
+        where = ", ".join(f"{first}-{last}" for first, last in one.missing[:5]) or "all numbers are here, with other bytes"
+        problems.append(f"gateway {one.gateway}: {one.stored} of {one.reported} messages of {one.day} ({one.boot}); missing: {where}")
+    for name, boot, ranges in await lives.holes(connection):
+        where = ", ".join(f"{first}-{last}" for first, last in ranges[:5])
+        problems.append(f"gateway {name}: holes in {boot} that nothing explains: {where}")
     row = await (await connection.execute("select count(*) as n from quarantine where last_at > now() - interval '1 day'")).fetchone()
     if row is not None and row["n"]:
         problems.append(f"quarantine: {row['n']} payloads in the last day")

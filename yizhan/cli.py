@@ -308,5 +308,5 @@ def _account(chosen: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim,
     "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account,
-    "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos,
+    "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos, "reconcile": workbench.reconcile,
 }  # fmt: skip

@@ -24,6 +24,10 @@ def _say(line: str) -> None:
 def add_commands(add: Add) -> None:
     """Add the three commands to the parser."""
     _add_quarantine(add("quarantine", "what could not be read: list it, look at one, have it read again"))
+    books = add("reconcile", "compare each gateway's books with ours, day by day; exit 1 and say where they differ")
+    books.add_argument("--data", type=Path, help="data directory of a `yizhan up`; else YIZHAN_DATABASE_URL")
+    books.add_argument("--minutes", type=float, default=60.0, help="how long the last messages of a day may be on their way")
+    books.add_argument("--json", action="store_true")
     _add_bench(add("bench", "benchmarks"))
     chaos = add("chaos", "kill, freeze and cut everything while gateways publish; then compare the books")
     chaos.add_argument("--lane", choices=("embedded", "kafka"), default="embedded")
@@ -139,8 +143,23 @@ def chaos(chosen: argparse.Namespace) -> int:
     return 0 if told["ok"] else 1
 
 
+def reconcile(chosen: argparse.Namespace) -> int:
+    from yizhan import books as commands
+
+    told = asyncio.run(commands.books(commands.address(chosen.data), chosen.minutes))
+    if chosen.json:
+        print(json.dumps(told, ensure_ascii=False, default=str))
+    else:
+        for one in told["differ"]:
+            print(f"{one['gateway']} {one['day']} {one['boot']}: {one['stored']} of {one['reported']}, {one['why']} {one['missing']}")
+        for one in told["holes"]:
+            print(f"{one['gateway']} {one['boot']}: holes that nothing explains {one['missing']}")
+        print(f"{told['agreed']} days agree, {len(told['differ'])} differ, {len(told['holes'])} sequences have holes")
+    return 1 if told["differ"] or told["holes"] else 0
+
+
 def quarantine(chosen: argparse.Namespace) -> int:
-    from yizhan import quarantine as commands
+    from yizhan import books as commands
 
     conninfo = commands.address(chosen.data)
     if chosen.kind == "list":

@@ -211,4 +211,4 @@ def test_a_spool_of_the_first_version_is_opened(tmp_path: Path) -> None:
     )
     old.execute("insert into outgoing (boot, lane, body, spooled_at) values ('b', 1, 'x', 0)")
     old.close()
-    assert Spool(tmp_path / "spool.db").waiting(10) == [Record("b", 1, LANE_NORMAL, "x")]  # type: ignore[arg-type]
+    assert Spool(tmp_path / "spool.db").waiting(10) == [Record("b", 1, LANE_NORMAL, "x", "1970-01-01")]  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from ingest import devices, quarantine, worker
 from tests.ingest.helpers import Clinic, measurement, message
 from vitals.errors import BadInput, Unavailable
 from vitals.floor import database
-from yizhan import quarantine as commands
+from yizhan import books as commands
 
 
 async def replay(clinic: Clinic, *numbers: int) -> dict[int, str]:

@@ -198,7 +198,7 @@ def test_check_lists_everything_that_is_wrong_in_one_go(tmp_path: Path) -> None:
         "MQTT_PASSWORD": "changeme",
         "MQTT_PORT": "0",
         "DATABASE_URL": "postgresql://postgres:postgres@127.0.0.1:1/x",
-        "BATCH_LIMIT": "2000",
+        "BATCH_LIMIT": "5000",
         "LOG_LEVEL": "debug",
         "ZONE": "CST",
         "DEVICES": str(devices),

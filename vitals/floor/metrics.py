@@ -27,6 +27,7 @@ fenced = Counter("yizhan_worker_fenced_total", "Transactions given up because an
 stream_ahead = Gauge("yizhan_worker_stream_ahead", "Records read from Kafka and not yet committed")
 relayed = Counter("yizhan_bridge_relayed_total", "Messages that Kafka acknowledged")
 quarantine_full = Counter("yizhan_worker_quarantine_full_total", "Times that reading stopped because the quarantine was full")
+books_differ = Gauge("yizhan_ingest_books_differ", "Days of gateways on which what was spooled and what is stored differ")
 alert_changes = Counter("yizhan_worker_alert_changes_total", "Alert movements", ["family", "state"])
 requests = Counter("yizhan_api_requests_total", "HTTP requests", ["method", "status"])
 gateway_forks = Counter("yizhan_ingest_gateway_forks_total", "Spools whose disk was copied or set back")

@@ -1,14 +1,15 @@
-"""`yizhan quarantine list · show · replay`: what could not be read, for whoever holds the database's credential."""
+"""`yizhan quarantine list · show · replay` and `yizhan reconcile`, for whoever holds the database's credential."""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ingest import intake, quarantine
+from ingest import intake, lives, quarantine
 from vitals.errors import BadInput, ConfigError
 from vitals.floor import database
 from vitals.settings import load
@@ -66,3 +67,13 @@ async def replay(conninfo: str, numbers: list[int], reason: str | None) -> dict[
             if all(found.values()) or time.monotonic() > end:
                 return {number: "stored" if result == "applied" else result or "waiting" for number, result in sorted(found.items())}
             await asyncio.sleep(0.1)
+
+
+async def books(conninfo: str, minutes: float) -> dict[str, Any]:
+    """Days that agree (a count), days that differ, sequences with holes that nothing explains."""
+    patience = timedelta(minutes=minutes)
+    async with await database.connect(conninfo) as connection:
+        differ = [one._asdict() for one in await lives.reconcile(connection, patience)]
+        holes = [{"gateway": name, "boot": boot, "missing": missing} for name, boot, missing in await lives.holes(connection, patience)]
+        row = await (await connection.execute("select count(*) as n from day_report where agreed_at is not null")).fetchone()
+    return {"agreed": row["n"] if row is not None else 0, "differ": differ, "holes": holes}
