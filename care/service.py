@@ -32,6 +32,8 @@ async def close_cases(connection: Connection, batch: Batch, now: datetime) -> da
 
 async def open_cases(connection: Connection, batch: Batch, now: datetime) -> datetime | None:
     """Every alert that moved belongs to a case, opened or joined in the transaction that moved it."""
+    if not batch.changes:
+        return None
     sites = {stored.subject: stored.site for stored in batch.measurements}
     people = {stored.subject: stored.resident for stored in batch.measurements}
     for change in batch.changes:

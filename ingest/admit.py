@@ -34,7 +34,6 @@ class Admitted:
     refusal: tuple[str, str] | None = None
     wanted: bool = True
     unknown_devices: list[str] = field(default_factory=list)
-    elsewhere: bool = False  # refused because of another part of the same message
 
 
 def admit(item: Incoming, now: datetime) -> Admitted:

@@ -61,6 +61,8 @@ def record_key(series: str, record: int | str) -> int:
     Two records under one key are told apart by their digests, and then the later one is stored as a series break: a
     collision of hashes loses nothing.
     """
+    if type(record) is int and series == "1" and record >= 0:
+        return record
     text = str(record)
     if series == "1" and text.isascii() and text.isdecimal() and len(text) <= 18 and (text == "0" or text[0] != "0"):
         return int(text)

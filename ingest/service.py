@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from ingest import admit, lives, outbox, receipts
-from ingest.batch import Source, Step
+from ingest.batch import Incoming, Source, Step
 from ingest.mqtt_source import SUBSCRIPTIONS, MqttSource
 from ingest.worker import LONGEST_SLEEP, Worker
 from vitals.errors import Unavailable
@@ -26,6 +26,7 @@ from vitals.settings import Settings
 log = logging.getLogger("ingest.service")
 
 BOOKS_EVERY = 600.0  # s
+AHEAD_FROM = 50  # messages in a transaction from which on the next ones are judged beside it
 STOP_GRACE = 5.0  # s for a transaction to finish after the stop signal
 
 
@@ -114,13 +115,24 @@ async def _consume(
     stop: asyncio.Event,
 ) -> None:
     first = True
+    ahead: tuple[list[Incoming], asyncio.Future[list[admit.Admitted]]] | None = None
     while not stop.is_set():
-        if not first and not worker.more_intake:
+        if not first and not worker.more_intake and ahead is None:
             await _sleep(worker, source, hint, stop)
         first = False
         hint.clear()
-        items = source.take(limit)
-        judged = await _unless_stopped(worker.process(items), stop)
+        if ahead is not None:
+            items, judging = ahead
+            work = worker.process(items, await judging)
+        else:
+            items = source.take(limit)
+            work = worker.process(items)
+        # while the database works, the next messages are judged: under load that is a third of the time
+        ahead = None
+        if len(items) >= AHEAD_FROM and source.waiting():
+            following = source.take(limit)
+            ahead = following, asyncio.ensure_future(asyncio.to_thread(worker.judge, following))
+        judged = await _unless_stopped(work, stop)
         if judged is None:
             break  # the database stayed away until we were told to stop: nothing is acknowledged, all of it comes again
         source.done(items)

@@ -8,8 +8,11 @@ database, committed together with the results: a reader that lost its partition 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
+import numpy as np
 from aiokafka.partitioner import murmur2
 from psycopg.rows import tuple_row
 
@@ -88,24 +91,46 @@ async def position(connection: Connection, partition: int, topic: str = TOPIC) -
 
 async def settle_parts(connection: Connection, judged: Iterable[Admitted]) -> None:
     """Messages that came in parts: only the one that completes a message keeps its receipt."""
-    parts = [one for one in judged if one.receipt is not None and one.item.parts > 1]
-    for one in sorted(parts, key=lambda one: (one.gateway, one.receipt or ("", 0), one.item.part)):
-        assert one.receipt is not None
-        cursor = await connection.execute(
-            "insert into message_part (source, boot, seq, done, reason) values (%s, %s, %s, %s, %s) on conflict (source, boot, seq)"
-            " do update set done = message_part.done | excluded.done, reason = coalesce(message_part.reason, excluded.reason)"
-            " returning done, reason",
-            (f"mqtt:{one.gateway}", *one.receipt, 1 << one.item.part, one.refusal[0] if one.refusal else None),
-        )
-        row = await cursor.fetchone()
-        assert row is not None
-        if row["done"] != (1 << one.item.parts) - 1:
+    parts: dict[tuple[str, str, int], list[Admitted]] = {}
+    for one in judged:
+        if one.receipt is not None and one.item.parts > 1:
+            parts.setdefault((f"mqtt:{one.gateway}", *one.receipt), []).append(one)
+    if not parts:
+        return
+    keys = sorted(parts)
+    bits = [reduce(or_, (1 << one.item.part for one in parts[key])) for key in keys]
+    reasons = [next((one.refusal[0] for one in parts[key] if one.refusal), None) for key in keys]
+    cursor = await connection.execute(
+        "insert into message_part (source, boot, seq, done, reason)"
+        " select * from unnest(%s::text[], %s::text[], %s, %s, %s::text[]) on conflict (source, boot, seq)"
+        " do update set done = message_part.done | excluded.done, reason = coalesce(message_part.reason, excluded.reason)"
+        " returning source, boot, seq, done, reason",
+        (
+            [key[0] for key in keys],
+            [key[1] for key in keys],
+            np.array([key[2] for key in keys], np.int64),
+            np.array(bits, np.int64),
+            reasons,
+        ),
+    )
+    complete = []
+    for row in await cursor.fetchall():
+        key = row["source"], row["boot"], row["seq"]
+        *others, last = parts[key]
+        if row["done"] == (1 << last.item.parts) - 1:
+            complete.append(key)
+            if row["reason"] is not None and last.refusal is None:
+                last.refusal = (row["reason"], "")
+        else:
+            others.append(last)
+        for one in others:
             one.receipt = None
-            continue
-        if row["reason"] is not None and one.refusal is None:
-            one.refusal = (row["reason"], "")
-            one.elsewhere = True
-        await connection.execute("delete from message_part where (source, boot, seq) = (%s, %s, %s)", (f"mqtt:{one.gateway}", *one.receipt))
+    if complete:
+        await connection.execute(
+            "delete from message_part p using unnest(%s::text[], %s::text[], %s) as c(source, boot, seq)"
+            " where (p.source, p.boot, p.seq) = (c.source, c.boot, c.seq)",
+            ([key[0] for key in complete], [key[1] for key in complete], np.array([key[2] for key in complete], np.int64)),
+        )
 
 
 async def forget_parts(connection: Connection, days: int = 40) -> None:

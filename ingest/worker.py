@@ -66,9 +66,23 @@ class Worker:
         if self._connection is not None:
             await self._connection.close()
 
-    async def process(self, items: list[Incoming]) -> list[admit.Admitted]:
-        """Commit these messages and whatever intake waits; retries for ever while the database is away."""
-        wait, unsure = RETRY_FIRST, False
+    def judge(self, items: list[Incoming]) -> list[admit.Admitted]:
+        """Judge messages ahead of their transaction; what is judged here need not be judged there."""
+        return [admit.admit(item, datetime.now(UTC)) for item in items]
+
+    async def process(self, items: list[Incoming], judged: list[admit.Admitted] | None = None) -> list[admit.Admitted]:
+        """Commit these messages and whatever intake waits; retries for ever while the database is away.
+
+        judged: what `judge` said of the same items, if it was asked before.
+        """
+        unsure = judged is not None
+        if judged is not None:
+            try:
+                return await self._transaction(items, judged=judged)
+            except Exception as error:  # noqa: BLE001  whatever it is, the way below finds out, with messages judged anew
+                log.info("judged ahead for nothing", extra={"error": type(error).__name__})
+                await self._forget_connection()
+        wait = RETRY_FIRST
         while True:
             try:
                 if unsure and self._source is not None:
@@ -83,12 +97,15 @@ class Worker:
             except (*PASSING, Unavailable) as error:
                 unsure = True
                 log.warning("cannot commit, nothing acknowledged", extra={"error": type(error).__name__, "items": len(items)})
-                if self._connection is not None:
-                    with contextlib.suppress(psycopg.Error, OSError):
-                        await self._connection.close()
-                self._connection = None
+                await self._forget_connection()
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
+
+    async def _forget_connection(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await self._connection.close()
+        self._connection = None
 
     async def _halving(self, items: list[Incoming]) -> list[admit.Admitted]:
         try:
@@ -165,7 +182,9 @@ class Worker:
             events = await intake.take(connection, 1)
             await intake.finish(connection, {event.intake: f"refused:internal:{reason}" for event in events}, now)
 
-    async def _transaction(self, items: list[Incoming], intake_limit: int = INTAKE_LIMIT) -> list[admit.Admitted]:
+    async def _transaction(
+        self, items: list[Incoming], intake_limit: int = INTAKE_LIMIT, judged: list[admit.Admitted] | None = None
+    ) -> list[admit.Admitted]:  # fmt: skip
         started = time.monotonic()
         connection = await self.connection()
         batch = Batch(mine=self._source.mine) if self._source is not None else Batch()
@@ -177,7 +196,8 @@ class Worker:
             else:
                 batch.events = await intake.take(connection, intake_limit)
             candidates = await self._apply_events(connection, batch)
-            judged = [admit.admit(item, now) for item in items]
+            if judged is None:
+                judged = [admit.admit(item, now) for item in items]
             candidates += await self._admit(connection, judged)
             candidates += await self._replay(connection, batch, now)
             entries = await readings.enter(connection, candidates)

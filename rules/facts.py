@@ -59,6 +59,10 @@ class Known:
         self._version = -1
         self._people: dict[str, dict[str, Any]] = {}
 
+    def forget(self) -> None:
+        """After a transaction that changed facts itself: what it read may be rolled back."""
+        self._version = -1
+
     async def of(self, connection: Connection, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
         """subject → fact → value; may hold others too."""
         row = await (await connection.execute("select version from fact_version")).fetchone()

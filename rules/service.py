@@ -174,6 +174,8 @@ class Rules:
             await self._advance(connection, batch, now, subjects, [e.subject for e in urgent if e.subject], [t.subject for t in timers])
         for subject, numbers in sorted(batch.taken.items()):
             await self._look_again(connection, batch, subject, numbers, now)
+        if any(event.kind == "facts" for event in batch.events):
+            self._known.forget()
         return await states.next_due(connection, batch.mine)
 
     async def _look_again(self, connection: Connection, batch: Batch, subject: str, taken: set[int], now: datetime) -> None:

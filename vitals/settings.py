@@ -43,6 +43,8 @@ class Settings(BaseModel):
     broker_kind: Literal["auto", "mosquitto", "amqtt"] = "auto"
     kafka_servers: str | None = Field(None, description="host:port,…; its presence makes the worker read from Kafka")
     kafka_ca: Path | None = Field(None, description="certificate authority; its presence turns TLS on")
+    kafka_certificate: Path | None = Field(None, description="our own certificate, where Kafka asks its clients for one")
+    kafka_key: Path | None = None
     kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     kafka_user: str | None = None
     kafka_password: SecretStr | None = None

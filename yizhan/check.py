@@ -44,6 +44,13 @@ def static(settings: Settings) -> list[str]:
         problems.append(
             "YIZHAN_API_HOST: the API would listen outside loopback without TLS (set YIZHAN_API_CERTIFICATE and YIZHAN_API_KEY)"
         )
+    outside = [one for one in (settings.kafka_servers or "").split(",") if one and one.rpartition(":")[0] not in LOOPBACK]
+    if outside and settings.kafka_ca is None:
+        problems.append("YIZHAN_KAFKA_SERVERS: readings would cross the network without TLS (set YIZHAN_KAFKA_CA)")
+    if settings.kafka_password is not None:
+        problems += _strength("YIZHAN_KAFKA_PASSWORD", settings.kafka_password.get_secret_value())
+    if (settings.kafka_user is None) != (settings.kafka_password is None):
+        problems.append("YIZHAN_KAFKA_USER: user and password belong together")
     for name in ("broker", "api"):
         problems += _certificate(name, getattr(settings, f"{name}_certificate"), getattr(settings, f"{name}_key"))
     if settings.mqtt_ca is not None:

@@ -22,7 +22,8 @@ def options(settings: Settings) -> dict[str, Any]:
         "request_timeout_ms": REQUEST_TIMEOUT,
     }
     if settings.kafka_ca is not None:
-        found["ssl_context"] = create_ssl_context(cafile=str(settings.kafka_ca))
+        own = (str(settings.kafka_certificate), str(settings.kafka_key)) if settings.kafka_certificate is not None else (None, None)
+        found["ssl_context"] = create_ssl_context(cafile=str(settings.kafka_ca), certfile=own[0], keyfile=own[1])
     if settings.kafka_user is not None:
         password = settings.kafka_password
         found |= {
