@@ -190,14 +190,14 @@ async def publish(port: int, made: list[list[bytes]], rate: float, go: Any, pati
 
 
 async def _paced(gateways: list[Gateway], rate: float) -> None:
-    total = sum(len(one.packets) for one in gateways)
+    longest = max(len(one.packets) for one in gateways)
+    turns = [one for turn in range(longest) for one in gateways if turn < len(one.packets)]
     began, sent = time.monotonic(), 0
-    while sent < total:
-        due = min(total, int((time.monotonic() - began) * rate))
-        while sent < due:
-            one = gateways[sent % len(gateways)]
+    while sent < len(turns):
+        due = min(len(turns), int((time.monotonic() - began) * rate))
+        for one in turns[sent:due]:
             one.send(1)
-            sent += 1
+        sent = max(sent, due)
         await asyncio.sleep(0.001)
 
 

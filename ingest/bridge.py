@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -302,8 +301,6 @@ async def probe(settings: Settings) -> None:
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """The bridge process, until `stop`."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
     conninfo = settings.database()
     partitions = await _patiently(settings, stop)
     if partitions is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -62,8 +61,6 @@ def backend_link(settings: Settings, subscriptions: Sequence[str]) -> Reader:
 
 async def run(settings: Settings, steps: Sequence[Step], stop: asyncio.Event) -> None:
     """The worker process, until `stop`: fed by Kafka where its address is set, else by the broker."""
-    gc.freeze()  # what was loaded stays; collections then look at what a batch made only
-    gc.set_threshold(50_000, 20, 20)
     metrics.serve(settings.metrics_port)
     if settings.kafka_servers is not None:
         await _run_on_kafka(settings, steps, stop)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
+import shutil
 import signal
 import socket
 import sys
@@ -32,11 +34,16 @@ STABLE_AFTER = 10.0
 
 
 def free_port() -> int:
-    """A loopback port nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port nobody uses at this moment, outside the range that outgoing connections take theirs from.
+
+    In that range, whoever reconnects to a server that is just being restarted may be given the server's own port: it is then
+    connected to itself, and the server cannot come back.
+    """
+    while True:
+        port = random.randrange(15_000, 32_000)  # noqa: S311
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
@@ -239,7 +246,9 @@ class Composition:
         self._progress(f"网关 gateway           {town.GATEWAY}, spool at {self.data / 'spool.db'}")
 
     async def _start_python(self, name: str, environment: dict[str, str], *arguments: str) -> None:
-        command = [sys.executable, "-m", "yizhan", *arguments]
+        # whoever is killed without a chance to stop its children takes them with it
+        dying = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+        command = [*dying, sys.executable, "-m", "yizhan", *arguments]
         await self._start_service(Service(name, command, environment, self.data / "logs" / f"{name}.log"))
 
     async def _start_service(self, service: Service) -> None:

@@ -71,6 +71,7 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     latency = add("latency", "indication → doctor's event stream", 30)
     latency.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
     latency.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
+    latency.add_argument("--load", type=int, default=0, help="readings a second that a fleet sends beside it; 0: the cuff's way alone")
     add("mqtt", "receiving from the broker: our reader, paho, and the broker's own limit", 5)
     end_to_end = add("e2e", "published → rules run, committed, receipt at the gateway; peers and limits beside", 5)
     end_to_end.add_argument("--lane", choices=("single", "batched", "dense", "all"), default="all")
@@ -98,6 +99,8 @@ async def _benchmark(chosen: argparse.Namespace) -> dict[str, Any]:
         case "latency":
             from bench import latency
 
+            if chosen.load:
+                return await latency.under_load(_say, chosen.samples, chosen.load)
             return await latency.run(_say, chosen.samples, chosen.radio, chosen.broker)
         case "mqtt":
             from bench import receive
