@@ -13,6 +13,7 @@ memory wiped (F13). Not played: clocks that move, full disks, TLS.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import shutil
@@ -190,6 +191,58 @@ class Run:
                 await asyncio.gather(producing, *uplinks, return_exceptions=True)
         return await self.check(time.monotonic() - began)
 
+    async def outage(self, folder: Path, seconds: float, rate: float, flood: float) -> dict[str, Any]:
+        """The database is stopped for `seconds` while the edges measure and a flood of other gateways publishes `flood` messages a second.
+
+        Memory of every process is watched; afterwards everything goes on by itself, and the edges' books must agree.
+        """
+        await load.settle(self.composition.database_url, 50, 2000)
+        self.edges = [Edge(number, folder) for number in range(GATEWAYS)]
+        began = time.monotonic()
+        memory: dict[str, list[float]] = defaultdict(list)
+        command = rig.python("bench.load", "--port", str(self.composition.ports["mqtt"]), "--skip", str(GATEWAYS), "--size", "20")
+        more = ["--readings", str(int(flood * (seconds + 20) * 20)), "--rate", str(flood), "--no-receipts", "--patience", str(seconds + 60)]
+        async with AsyncExitStack() as stack:
+            await asyncio.sleep(1.5)
+            flooding = await stack.enter_async_context(rig.Child(*command, *more))
+            links = [await stack.enter_async_context(edge.link(self.composition.ports["mqtt"])) for edge in self.edges]
+            uplinks = [asyncio.ensure_future(edge.uplink.run(link)) for edge, link in zip(self.edges, links, strict=True)]
+            ended = asyncio.Event()
+            producing = asyncio.ensure_future(self.produce(rate, ended))
+            flood_task = asyncio.ensure_future(flooding.run())
+            try:
+                await asyncio.sleep(10)
+                self.watch(memory)
+                stopped = self.composition.services["database"]
+                self.note("database stopped")
+                await stopped.stop()
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    await asyncio.sleep(2)
+                    self.watch(memory)
+                stopped._stopping = False
+                await stopped.start()
+                self.note("database started")
+                await self.recover("database stopped")
+                ended.set()
+                await producing
+                flood_task.cancel()
+                await self.quiesce()
+            finally:
+                for task in (producing, flood_task, *uplinks):
+                    task.cancel()
+                await asyncio.gather(producing, flood_task, *uplinks, return_exceptions=True)
+        result = await self.check(time.monotonic() - began)
+        result["memory_mb"] = {name: {"before": sizes[0], "most": max(sizes)} for name, sizes in memory.items()}
+        result["outage_s"] = seconds
+        return result
+
+    def watch(self, memory: dict[str, list[float]]) -> None:
+        """Note the resident size of every process group, in MB."""
+        for name, service in self.composition.services.items():
+            if name != "database" and service.process is not None and service.process.returncode is None:
+                memory[name].append(_resident(service.process.pid))
+
     async def quiesce(self) -> None:
         end = time.monotonic() + PATIENCE
         while any(edge.waiting() for edge in self.edges):
@@ -201,7 +254,9 @@ class Run:
     async def check(self, seconds: float) -> dict[str, Any]:
         async with await database.connect(self.composition.database_url) as connection:
             cursor = await connection.execute("select source, record, count(*) as n from measurement group by 1, 2")
-            counts = {(row["source"].removeprefix("mqtt:"), row["record"]): row["n"] for row in await cursor.fetchall()}
+            ours = {f"mqtt:{edge.name}" for edge in self.edges}
+            rows = [row for row in await cursor.fetchall() if row["source"] in ours]
+            counts = {(row["source"].removeprefix("mqtt:"), row["record"]): row["n"] for row in rows}
             cursor = await connection.execute("select count(*) as n from alert where family = 'bp_danger'")
             alerts = (await cursor.fetchone() or {})["n"]
             cursor = await connection.execute("select count(*) as n from outbox where kind = 'notify'")
@@ -244,8 +299,24 @@ class Run:
         return [f"{when:.3f} {what}" for when, what in sorted([*around, (at, f"{edge.name} spooled seq {seq}, record {record}")])]
 
 
-async def run(say: Say, lane: str, seed: int, kills: int, rate: float, faults: bool = True) -> dict[str, Any]:
-    """One run; the result's `ok` says whether everything that was promised is there, once."""
+def _resident(group: int) -> float:
+    """MB of all processes of a process group."""
+    total = 0.0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                total += int(fields[21]) * 4096 / 1e6
+    return round(total, 1)
+
+
+async def run(
+    say: Say, lane: str, seed: int, kills: int, rate: float, faults: bool = True, outage: float = 0.0, flood: float = 2000.0
+) -> dict[str, Any]:  # fmt: skip
+    """One run; the result's `ok` says whether everything that was promised is there, once.
+
+    outage: seconds without a database, under a flood of `flood` messages a second, instead of kills.
+    """
     async with rig.workspace() as folder:
         composition = Composition(
             folder / "data",
@@ -256,7 +327,7 @@ async def run(say: Say, lane: str, seed: int, kills: int, rate: float, faults: b
         )
         async with composition:
             one = Run(composition, lane, seed, say)
-            result = await one.play(folder, kills, rate, faults)
+            result = await (one.outage(folder, outage, rate, flood) if outage else one.play(folder, kills, rate, faults))
             if not result["ok"]:
                 kept = Path(f"chaos-{lane}-{seed}")
                 shutil.copytree(composition.data / "logs", kept, dirs_exist_ok=True)

@@ -168,6 +168,8 @@ async def publish(port: int, made: list[list[bytes]], rate: float, go: Any, pati
     loop = asyncio.get_running_loop()
     gateways: list[Gateway] = []
     for number, packets in enumerate(made):
+        if not packets:
+            continue
         _, protocol = await loop.create_connection(lambda n=number, p=packets: Gateway(n, p, rate, receipts), "127.0.0.1", port)  # type: ignore[misc]
         gateways.append(protocol)
     await asyncio.gather(*(one.ready.wait() for one in gateways))
@@ -210,12 +212,15 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--readings", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--boot", type=int, default=1)
+    parser.add_argument("--skip", type=int, default=0, help="the first gateways belong to somebody else")
     parser.add_argument("--dense", action="store_true", help="1 Hz heart rate as dense series")
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--no-receipts", action="store_true", help="end when the broker has everything: for peers, which send none")
     parser.add_argument("--patience", type=float, default=120.0)
     chosen = parser.parse_args(list(arguments) if arguments is not None else None)
     made, counts = frames(chosen.gateways, chosen.residents, chosen.size, chosen.readings, chosen.seed, chosen.boot, chosen.dense)
+    made[: chosen.skip] = [[] for _ in range(chosen.skip)]
+    counts["messages"] = sum(len(packets) for packets in made)
 
     async def go() -> None:
         print("ready", flush=True)

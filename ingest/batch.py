@@ -56,6 +56,9 @@ class Source(Protocol):
     async def still_waiting(self, connection: Connection, items: list[Incoming]) -> list[Incoming]:
         """Those of `items` that are not committed; raises `stream.Fenced`."""
 
+    async def rewind(self, connection: Connection, items: list[Incoming]) -> None:
+        """These were given up as fenced: go back to where the database stands, if that is still ours to do."""
+
     def done(self, items: list[Incoming]) -> None:
         """These are committed (or in quarantine): acknowledge them."""
 

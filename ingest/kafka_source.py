@@ -29,7 +29,7 @@ from vitals.floor.database import Connection
 log = logging.getLogger("ingest.kafka_source")
 
 GROUP = "yizhan-worker"
-HOLD = 10_000  # records of one partition read ahead of the worker
+HOLD = 3_000  # records of one partition read ahead of the worker
 FETCH = 4 << 20  # bytes of one partition in one fetch
 _INTAKE, _TOPIC, _PART = "intake", "topic", "part"
 
@@ -186,6 +186,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         known = self._positions.get(partition)
         if known is None:
             raise Fenced(f"partition {partition} was taken from us")
+        if items[0].token[1] != known.next:
+            # read before the partition was taken from us and given back: what lies between would be jumped over
+            raise Fenced(f"partition {partition} stands at {known.next}, not at {items[0].token[1]}")
         await stream.advance(connection, partition, known, offset + 1, self._topic)
 
     def committed(self, items: list[Incoming]) -> None:
@@ -205,6 +208,18 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             raise Fenced(f"partition {partition} was taken from us")
         self._positions[partition] = stored
         return [item for item in items if item.token[1] >= stored.next]
+
+    async def rewind(self, connection: Connection, items: list[Incoming]) -> None:
+        """After Fenced: if the partition is still ours, read it again from where the database stands."""
+        if not items:
+            return
+        partition, _ = items[-1].token
+        known, stored = self._positions.get(partition), await stream.position(connection, partition, self._topic)
+        if known is None or stored is None or stored.epoch != known.epoch:
+            return
+        self._positions[partition] = stored
+        self._held[partition] = deque()
+        self._consumer.seek(TopicPartition(self._topic, partition), stored.next)
 
     def done(self, items: list[Incoming]) -> None:
         for partition in list(self._paused):

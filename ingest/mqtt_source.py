@@ -37,6 +37,9 @@ class MqttSource:
     async def still_waiting(self, _connection: Connection, items: list[Incoming]) -> list[Incoming]:
         return items
 
+    async def rewind(self, connection: Connection, items: list[Incoming]) -> None:
+        """Nobody else can take what the broker gave us."""
+
     def done(self, items: list[Incoming]) -> None:
         for item in items:
             self._link.acknowledge(item.token)

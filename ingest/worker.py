@@ -93,6 +93,11 @@ class Worker:
                 # whoever reads this now begins where the last commit ended
                 log.warning("fenced", extra={"items": len(items), "text": str(error)})
                 metrics.fenced.inc()
+                with contextlib.suppress(*PASSING):
+                    if self._source is not None:
+                        connection = await self.connection()
+                        await self._source.rewind(connection, items)
+                        await connection.rollback()
                 return []
             except (*PASSING, Unavailable) as error:
                 unsure = True

@@ -34,8 +34,11 @@ def _java(*arguments: str) -> list[str]:
     return ["java", f"-Xms{HEAP}", f"-Xmx{HEAP}", "-XX:+UseG1GC", "-cp", f"{found}/*", *arguments]
 
 
-def prepare(folder: Path, port: int, controller_port: int) -> list[str]:
-    """Format the storage once; returns the server's command. Every acknowledged record is on disk (flush.messages=1)."""
+def prepare(folder: Path, port: int, controller_port: int, more: dict[str, str] | None = None) -> list[str]:
+    """Format the storage once; returns the server's command. Every acknowledged record is on disk (flush.messages=1).
+
+    more: server properties that replace or extend ours.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "server.properties"
     configuration.write_text(
@@ -52,6 +55,7 @@ def prepare(folder: Path, port: int, controller_port: int) -> list[str]:
                 "message.max.bytes": 8 << 20, "log.cleaner.enable": "false", "group.min.session.timeout.ms": 1000,
                 # one node that is killed must not wait nine seconds for its own former life to expire
                 "broker.session.timeout.ms": 1500, "broker.heartbeat.interval.ms": 300,
+                **(more or {}),
             }.items()
         )
     )  # fmt: skip

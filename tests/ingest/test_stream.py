@@ -7,9 +7,10 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from ingest import attribution, bridge, intake, stream
@@ -26,7 +28,7 @@ from ingest.stream import Fenced, StreamLost
 from ingest.worker import Worker
 from tests.conftest import missing
 from tests.ingest.helpers import TOPIC, Clinic, incoming, measurement, message
-from vitals.errors import ConfigError
+from vitals.errors import ConfigError, Unavailable
 from vitals.floor import database
 from vitals.settings import Settings
 from yizhan import kafka, town
@@ -175,6 +177,23 @@ async def test_whoever_lost_a_partition_cannot_write(flow: Stream) -> None:
         assert await worker.process(items) == []
         assert await flow.clinic.value("select count(*) from measurement") == 0
         assert await flow.clinic.value("select count(*) from receipt") == 0
+
+
+async def test_what_was_taken_before_a_partition_came_back_is_not_a_reason_to_jump(flow: Stream) -> None:
+    """Two batches were taken, the partition was lost and given back in between: the second must not move the position over the first."""
+    await flow.put(*(message(measurement(120 + n, 80)) for n in range(10)))
+    async with flow.reader() as (source, worker):
+        await until(lambda: sum(map(len, source._held.values())) == 10)
+        first = source.take(4)
+        second = source.take(4)
+        partition = first[0].token[0]
+        known = source._positions.pop(partition)
+        assert await worker.process(first) == [], "taken from us"
+        source._positions[partition] = known  # and given back, at the same place
+        assert await worker.process(second) == []
+        assert await flow.clinic.value("select count(*) from measurement") == 0
+        await flow.until_stored(source, worker, 10)
+    assert await flow.clinic.value("select count(*) from measurement") == 10
 
 
 async def test_a_commit_whose_answer_was_lost_is_not_done_twice(flow: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,3 +349,54 @@ async def test_a_position_moves_only_for_its_owner(conninfo: str) -> None:
         with pytest.raises(Fenced):
             await stream.advance(connection, 0, theirs, 6, "t")  # it stands at 5 by now, not where `theirs` says
         assert timedelta() < attribution.LONGEST
+
+
+async def test_kafka_over_tls_asks_for_a_password_and_the_right_authority(tmp_path: Path) -> None:
+    """The settings that a city uses, against a Kafka that insists on them."""
+    if kafka.jars() is None:
+        missing("kafka", "not installed (tests/install_services.sh; Java and Maven needed)")
+    certificate(tmp_path, "kafka")
+    certificate(tmp_path, "stranger")
+    (tmp_path / "keystore.pem").write_text((tmp_path / "kafka.key").read_text() + (tmp_path / "kafka.pem").read_text())
+    port, word = free_port(), "a-long-password-of-a-test"
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    more = {
+        "listeners": f"SASL_SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{(controller := free_port())}",
+        "advertised.listeners": f"SASL_SSL://127.0.0.1:{port}", "inter.broker.listener.name": "SASL_SSL",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL", "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN", "ssl.keystore.type": "PEM", "ssl.keystore.location": str(tmp_path / "keystore.pem"),
+        "ssl.truststore.type": "PEM", "ssl.truststore.location": str(tmp_path / "kafka.pem"),
+        "listener.name.sasl_ssl.plain.sasl.jaas.config": f'{login} username="b" password="{word}" user_b="{word}" user_yizhan="{word}";',
+    }  # fmt: skip
+    service = Service("kafka", kafka.prepare(tmp_path / "kafka", port, controller, more), dict(os.environ), tmp_path / "log")
+    await service.start()
+    try:
+        given = {
+            "kafka_servers": f"127.0.0.1:{port}", "kafka_ca": tmp_path / "kafka.pem", "kafka_user": "yizhan", "kafka_sasl": "PLAIN",
+            "kafka_password": word, "kafka_partitions": 3,
+        }  # fmt: skip
+        await until_async(lambda: bridge.ensure_topic(Settings(**given), "secured"))
+        assert await bridge.ensure_topic(Settings(**given), "secured") == 3
+        for wrong in ({"kafka_password": "another"}, {"kafka_ca": tmp_path / "stranger.pem"}):
+            with pytest.raises((KafkaError, OSError, Unavailable)):
+                await bridge.ensure_topic(Settings(**given | wrong), "secured")
+    finally:
+        await service.stop()
+
+
+async def until_async(attempt: Callable[[], Awaitable[object]], seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            await attempt()
+            return
+        except Exception:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.3)
+
+
+def certificate(folder: Path, name: str) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
+    subprocess.run([*command, *more], check=True, capture_output=True)
