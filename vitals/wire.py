@@ -6,6 +6,9 @@
     yz/1/{site}/{gateway}/down/receipt  backend → gateway   `Receipt`
     yz/1/{site}/{gateway}/down/command · …/down/advice
 
+A message says on which day (UTC) its gateway spooled it, and at the end of a day what that day held (`tallies`), so that both sides can
+compare their books; a spool that had to drop something tells what (`gaps`). Dense series of a wearable travel as `samples`.
+
 Decoding is pure and total: bytes → `Message`, or `BadInput` with a stable reason. A wrong *clock* is never a
 reason to refuse: a time that is a time but cannot be right is marked `untrusted` and measured_at becomes
 received_at.
@@ -19,6 +22,7 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -191,11 +195,14 @@ def parse_moment(text: str) -> datetime | None:
         return None
 
 
+@lru_cache(4096)
 def _moment(text: str) -> datetime | None:
-    """`parse_moment`, with the forms that gateways send taken at once."""
+    """`parse_moment`, with the forms that gateways send taken at once; remembered, because times of a batch repeat."""
     if len(text) in (20, 24, 27) and text[-1] == "Z" and text[10] == "T" and text[4] == text[7] == "-" and text[13] == text[16] == ":":
-        with contextlib.suppress(ValueError):
+        try:
             return datetime.fromisoformat(text)
+        except ValueError:
+            return parse_moment(text)
     return parse_moment(text)
 
 
