@@ -200,7 +200,9 @@ class Run:
         self.edges = [Edge(number, folder) for number in range(GATEWAYS)]
         began = time.monotonic()
         memory: dict[str, list[float]] = defaultdict(list)
-        command = rig.python("bench.load", "--port", str(self.composition.ports["mqtt"]), "--skip", str(GATEWAYS), "--size", "20")
+        command = rig.python(
+            "bench.load", "--port", str(self.composition.ports["mqtt"]), "--skip", str(GATEWAYS), "--size", "20", "--dense"
+        )
         more = ["--readings", str(int(flood * (seconds + 20) * 20)), "--rate", str(flood), "--no-receipts", "--patience", str(seconds + 60)]
         async with AsyncExitStack() as stack:
             await asyncio.sleep(1.5)
