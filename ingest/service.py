@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from ingest import admit, lives, outbox, receipts
+from ingest import admit, lives, outbox, receipts, stream
 from ingest.batch import Incoming, Source, Step
 from ingest.mqtt_source import SUBSCRIPTIONS, MqttSource
 from ingest.worker import LONGEST_SLEEP, Worker
@@ -186,6 +186,7 @@ async def watch_books(conninfo: str) -> None:
     while True:
         with contextlib.suppress(psycopg.Error, OSError):
             async with await database.connect(conninfo) as connection:
+                await stream.forget_parts(connection)
                 await lives.reconcile(connection)
         await asyncio.sleep(BOOKS_EVERY)
 

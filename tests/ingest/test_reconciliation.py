@@ -11,7 +11,7 @@ import pytest
 from gateway import spool as spools
 from gateway.spool import LANE_NORMAL, Item, Record, Spool, Worth
 from ingest import lives
-from tests.ingest.helpers import Clinic, measurement
+from tests.ingest.helpers import Clinic, measurement, message
 from vitals import wire
 from vitals.floor import database
 
@@ -27,10 +27,8 @@ class Edge:
         self.path = path
         self.spool = Spool(path)
 
-    def measure(self, count: int, limit: int | None = None) -> None:
+    def measure(self, count: int) -> None:
         for _ in range(count):
-            payload = wire.encode_message("b", 1, datetime.now(UTC), [])
-            del payload
             one = wire.decode_message(_message(), datetime.now(UTC)).measurements[0]
             self.spool.append([Item(wire.encode_measurement(one), LANE_NORMAL, Worth.SPOT)])
 
@@ -40,8 +38,6 @@ class Edge:
 
 
 def _message() -> bytes:
-    from tests.ingest.helpers import message
-
     return message(measurement())
 
 
