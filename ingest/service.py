@@ -124,7 +124,7 @@ async def _consume(
         else:
             items = source.take(limit)
             work = worker.process(items)
-        # while the database works, the next messages are judged: under load that is a third of the time
+        # while the database works, the next messages are judged: under load it is waited for a sixth of the time
         ahead = None
         if len(items) >= AHEAD_FROM and source.waiting():
             following = source.take(limit)

@@ -304,7 +304,7 @@ def _decode(payload: bytes) -> _WireMessage:
     """The typed message; refuses duplicate keys, which the typed decoder would pass over.
 
     What our own gateways send encodes again to the very same bytes, and then no key can be there twice; everything else
-    is read once more by a parser that looks (measured: 0.3 against 2.2 µs for each measurement).
+    is read once more by a parser that looks (measured: 0.2 against 2.0 µs for each measurement).
     """
     document: Any = None
     try:

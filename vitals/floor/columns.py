@@ -1,7 +1,7 @@
 """numpy columns ↔ PostgreSQL, in the binary format: arrays as query parameters, and rows for COPY.
 
 psycopg dumps a list element by element in Python; a numpy array of integers, floats or times goes in one piece
-(measured: 0.3 µs an element against 0.003). Times are int64 µs since 1970, PostgreSQL counts from 2000.
+(`_dump_list` led the worker's profile). Times are int64 µs since 1970, PostgreSQL counts from 2000.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The backend's MQTT link: the promises of `vitals.floor.mqtt.Link`, at the broker's own speed.
 
 paho reads each packet with several system calls, in a thread of its own, and hands every message over through a lock:
-measured, it is full at 12,000 messages a second with manual acknowledgements where this reader takes all that
-mosquitto forwards, at a quarter of the processor. The gateway and everything else stays with paho; this is the one
+measured, it takes 23,000 messages a second with manual acknowledgements at 46 µs of processor each, where this reader
+takes 59,000 at 6 µs. The gateway and everything else stays with paho; this is the one
 place where a library is not enough. MQTT 3.1.1, QoS 0 and 1, one subscription set, no last will.
 """
 
