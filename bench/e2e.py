@@ -62,6 +62,8 @@ async def ours(composition: Composition, lane: str, readings: int, boot: int) ->
 
 async def peer(make: Peer, url: str, port: int, folder: Path, lane: str, readings: int, boot: int) -> dict[str, float]:
     async with make(url, port, folder) as query, publisher(port, lane, readings, boot, "--no-receipts") as load_process:
+        if await value(url, query):
+            raise RuntimeError("it stores what was sent before this run")
         began = time.monotonic()
         told = await load_process.run()
         count = 0
@@ -134,13 +136,13 @@ async def run(say: Say, samples: int, lanes: list[str], with_peers: bool, throug
                 for lane in lanes:
                     boot += 1
                     note(lane, "limit_forward", await forwarding(port, lane, OURS[lane], boot))
-                    for who, make in _peers().items() if with_peers and lane != "dense" else ():
+                    for who, make in _peers().items() if with_peers else ():
                         if who in missing:
                             continue
                         boot += 1
                         await rig.checkpoint(superuser)
                         try:
-                            many = THEIRS[who] * (10 if lane == "batched" else 1)
+                            many = THEIRS[who] * (1 if lane == "single" else 10)
                             note(lane, who, await peer(make, url, port, folder, lane, many, boot))
                         except (FileNotFoundError, RuntimeError) as error:
                             missing[who] = f"not run here: {error}"

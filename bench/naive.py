@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import datetime, timedelta
 
 import paho.mqtt.client as paho
 import psycopg
@@ -27,7 +28,10 @@ def main(url: str, port: int, batch: int) -> None:
 
     def heard(_client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         for one in json.loads(message.payload)["measurements"]:
-            waiting.extend((one["measured_at"], one["device"], metric, value) for metric, value in one["values"].items())
+            waiting.extend((one["measured_at"], one["device"], metric, value) for metric, value in one.get("values", {}).items())
+            for metric, series in one.get("samples", {}).items():
+                first, every = datetime.fromisoformat(one["measured_at"]), timedelta(milliseconds=series["every_ms"])
+                waiting.extend((first + n * every, one["device"], metric, value) for n, value in enumerate(series["values"]))
         if batch == 1 or len(waiting) >= batch:
             flush()
 

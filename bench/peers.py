@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -76,14 +77,18 @@ async def pipe(url: str, port: int, folder: Path) -> AsyncIterator[str]:
     )
     async with _running("bash", "-c", script, log=folder / "pipe.log"):
         yield (
-            "select coalesce(sum((select count(*) from jsonb_array_elements(body->'measurements') m,"
-            " jsonb_object_keys(m->'values'))), 0)::bigint from peer_pipe"
+            "select coalesce(sum((select count(*) from jsonb_array_elements(body->'measurements') m, jsonb_object_keys(m->'values'))"
+            " + (select coalesce(sum(jsonb_array_length(m#>'{samples,heart_rate,values}')), 0)"
+            " from jsonb_array_elements(body->'measurements') m)), 0)::bigint from peer_pipe"
         )
 
 
 @asynccontextmanager
 async def telegraf(url: str, port: int, folder: Path) -> AsyncIterator[str]:
-    """mqtt_consumer (QoS 1, persistent session) → postgresql, through json_v2."""
+    """mqtt_consumer (QoS 1, a persistent session that nobody had before) → postgresql, through json_v2.
+
+    Samples of a series become rows with the time of the first: json_v2 cannot reckon times.
+    """
     program = tools() / "telegraf"
     if not program.exists():
         raise FileNotFoundError("telegraf is not installed (bench/install_peers.sh; Go needed)")
@@ -104,7 +109,7 @@ servers = ["tcp://127.0.0.1:{port}"]
 topics = ["{TOPIC}"]
 qos = 1
 persistent_session = true
-client_id = "telegraf"
+client_id = "telegraf-{secrets.token_hex(4)}"
 max_undelivered_messages = 20000
 topic_tag = ""
 data_format = "json_v2"
@@ -114,13 +119,15 @@ measurement_name = "peer_telegraf"
 path = "measurements"
 timestamp_key = "measured_at"
 timestamp_format = "2006-01-02T15:04:05.999Z07:00"
-included_keys = ["device", "values_systolic", "values_diastolic", "values_pulse", "values_heart_rate", "values_glucose"]
+included_keys = ["device", "values_systolic", "values_diastolic", "values_pulse", "values_heart_rate", "values_glucose",
+  "samples_heart_rate_values"]
 tags = ["device"]
 [inputs.mqtt_consumer.json_v2.object.renames]
 values_systolic = "systolic"
 values_diastolic = "diastolic"
 values_pulse = "pulse"
 values_heart_rate = "heart_rate"
+samples_heart_rate_values = "heart_rate"
 values_glucose = "glucose"
 [[outputs.postgresql]]
 connection = "{where} sslmode=disable pool_max_conns=2"
@@ -144,7 +151,9 @@ async def node_red(url: str, port: int, folder: Path) -> AsyncIterator[str]:
     user.mkdir(exist_ok=True)
     function = (
         "const m = JSON.parse(msg.payload).measurements; const rows = context.rows = context.rows || [];"
-        "for (const one of m) for (const k of Object.keys(one.values)) rows.push([one.measured_at, one.device, k, one.values[k]]);"
+        "for (const one of m) { for (const k of Object.keys(one.values || {})) rows.push([one.measured_at, one.device, k, one.values[k]]);"
+        " const first = Date.parse(one.measured_at); for (const [k, s] of Object.entries(one.samples || {}))"
+        " s.values.forEach((v, i) => rows.push([new Date(first + i * s.every_ms).toISOString(), one.device, k, v])); }"
         "const flush = () => { const all = context.rows; context.rows = []; clearTimeout(context.timer); context.timer = null;"
         " if (all.length) global.get('pool').query("
         "'insert into peer_node_red select * from unnest($1::timestamptz[],$2::text[],$3::text[],$4::float8[]) on conflict do nothing',"

@@ -1,11 +1,13 @@
 """The worker's transaction without a broker: admission, ledger, attribution, rules, COPY, commit; then all of it again as duplicates.
 
-Beside it, on the same rows: COPY of a prebuilt buffer into a table without an index (the limit), COPY through a staging table with
-ON CONFLICT, and executemany with ON CONFLICT. Theirs store time, device, metric and value of each reading and nothing else.
+Lanes as in `bench e2e`: batched (mixed devices) or dense (a 1 Hz series, twenty samples in a message). Beside it, on the same rows:
+COPY of a prebuilt buffer into a table without an index (the limit), COPY through a staging table with ON CONFLICT, and executemany with
+ON CONFLICT. Theirs store time, device, metric and value of each reading and nothing else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import time
 from datetime import UTC, datetime, timedelta
@@ -22,20 +24,24 @@ from vitals.floor import columns, database
 from vitals.measurement import Measurement
 from vitals.metric import METRICS
 from vitals.settings import load as load_settings
-from yizhan.compose import steps
+from yizhan.compose import spare_the_collector, steps
 
 READINGS = 200_000
-BATCH = 200  # messages of one transaction
+BATCH = 200  # mixed messages of one transaction: 2,000 measurements; five times as many dense ones
 TABLE = "(at timestamptz not null, device int not null, metric int2 not null, value float8 not null)"
 
 
-def messages(readings: int, first: int) -> tuple[list[Incoming], dict[str, int]]:
-    """What gateways send: twenty readings in a message."""
+def messages(readings: int, first: int, dense: bool = False) -> tuple[list[Incoming], dict[str, int]]:
+    """What gateways send: twenty readings in a message, of mixed devices or as one dense series."""
     made: list[Incoming] = []
     counts = {"readings": 0, "measurements": 0}
     start = datetime.now(UTC) - timedelta(minutes=50)
     seqs: dict[int, int] = {}
-    for batch in fleet.batches(GATEWAYS, RESIDENTS, readings / 2000, 1, 20, start, first):
+    made_by = (
+        fleet.dense(GATEWAYS, RESIDENTS, 1, 20, start, first) if dense
+        else fleet.batches(GATEWAYS, RESIDENTS, readings / 2000, 1, 20, start, first)
+    )  # fmt: skip
+    for batch in made_by:
         seq = seqs[batch.gateway] = seqs.get(batch.gateway, 0) + 1
         payload = wire.encode_message(f"{first:06d}-{batch.gateway:016x}", seq, datetime.now(UTC), batch.bodies)
         topic = wire.topic(fleet.site(batch.gateway), fleet.name(batch.gateway), "up", "readings")
@@ -54,7 +60,10 @@ def rows(made: list[Incoming]) -> list[tuple[int, int, int, float]]:
         one: Measurement
         for one in wire.decode_message(item.payload, datetime.now(UTC)).measurements:
             at, device = columns.micros(one.measured_at), int(one.device[6:12]) * 8 + len(one.kind) % 8
-            found += [(at, device, METRICS[code].number, float(number)) for code, number in one.values.items()]
+            found += [(at, device, METRICS[code].number, float(number)) for code, number in one.values.items() if code not in one.samples]
+            for code, series in one.samples.items():
+                every = round((series.every_ms or 0) * 1000)
+                found += [(at + n * every, device, METRICS[code].number, number) for n, number in enumerate(series.values)]
     return found
 
 
@@ -65,10 +74,15 @@ def binary(data: list[tuple[int, int, int, float]]) -> bytes:
     return columns.COPY_HEAD + b"".join(row.pack(4, 8, at - shift, 4, d, 2, m, 8, v) for at, d, m, v in data) + columns.COPY_END
 
 
-async def _ours(worker: Worker, made: list[Incoming]) -> float:
+async def _ours(worker: Worker, made: list[Incoming], batch: int) -> float:
+    """As the service does it: the next messages are judged while the database works."""
     began = time.monotonic()
-    for at in range(0, len(made), BATCH):
-        await worker.process(made[at : at + BATCH])
+    parts = [made[at : at + batch] for at in range(0, len(made), batch)]
+    judged = worker.judge(parts[0])
+    for number, part in enumerate(parts, 1):
+        following = asyncio.ensure_future(asyncio.to_thread(worker.judge, parts[number] if number < len(parts) else []))
+        await worker.process(part, judged)
+        judged = await following
     return time.monotonic() - began
 
 
@@ -121,10 +135,11 @@ async def _executemany(url: str, data: list[tuple[int, int, int, float]]) -> flo
 
 
 async def sizes(url: str, readings: int, measurements: int) -> dict[str, float]:
-    """Bytes on disk for each reading: the measurements, their indexes, the ledger."""
+    """Bytes on disk for each reading: the measurements, their blocks of samples, their indexes, the ledger."""
     found = {}
     parts = {
         "rows": "sum(pg_relation_size(inhrelid)) from pg_inherits where inhparent = 'measurement'::regclass",
+        "blocks": "coalesce(sum(pg_total_relation_size(inhrelid)), 0) from pg_inherits where inhparent = 'block'::regclass",
         "indexes": "sum(pg_indexes_size(inhrelid)) from pg_inherits where inhparent = 'measurement'::regclass",
         "ledger": "pg_total_relation_size('ledger')",
     }
@@ -133,8 +148,11 @@ async def sizes(url: str, readings: int, measurements: int) -> dict[str, float]:
     return found | {"together": round(sum(found.values()), 1), "readings_per_measurement": round(readings / measurements, 2)}
 
 
-async def run(say: Say, samples: int, *, replay: bool) -> dict[str, Any]:
+async def run(say: Say, samples: int, lane: str = "batched", *, replay: bool) -> dict[str, Any]:
     """Readings a second. With `replay` only the second pass counts, where everything is stored already."""
+    dense = lane == "dense"
+    batch = BATCH * 5 if dense else BATCH
+    spare_the_collector()
     rates: dict[str, list[float]] = {}
     total = {"readings": 0, "measurements": 0}
 
@@ -145,18 +163,18 @@ async def run(say: Say, samples: int, *, replay: bool) -> dict[str, Any]:
     async with rig.workspace() as folder, rig.cluster(folder) as (url, superuser):
         await load.settle(url, GATEWAYS, RESIDENTS)
         worker = Worker(url, steps(load_settings({})))
-        warm, _ = messages(5_000, 900_000_000)
-        await _ours(worker, warm)
+        warm, _ = messages(5_000, 900_000_000, dense)
+        await _ours(worker, warm, batch)
         for number in range(samples):
-            made, counts = messages(READINGS, number * 1_000_000)
+            made, counts = messages(READINGS * (5 if dense else 1), number * 1_000_000, dense)
             data = rows(made)
             await rig.checkpoint(superuser)
             before = await value(url, "select count(*) from measurement")
-            first = await _ours(worker, made)
+            first = await _ours(worker, made, batch)
             if not replay:
                 note("ours", counts["readings"], first)
             await rig.checkpoint(superuser)
-            again = await _ours(worker, made)
+            again = await _ours(worker, made, batch)
             note("ours_replay", counts["readings"], again)
             stored = await value(url, "select count(*) from measurement") - before
             if stored != counts["measurements"]:
@@ -173,7 +191,7 @@ async def run(say: Say, samples: int, *, replay: bool) -> dict[str, Any]:
             note("executemany_on_conflict", len(data) // 4, await _executemany(url, data[: len(data) // 4]))
         await worker.close()
         bytes_each = await sizes(url, total["readings"], total["measurements"])
-    result: dict[str, Any] = {"machine": rig.machine(), "batch_messages": BATCH, "bytes_per_reading": bytes_each}
+    result: dict[str, Any] = {"machine": rig.machine(), "lane": lane, "batch_messages": batch, "bytes_per_reading": bytes_each}
     result |= {who: {"readings_per_second": summary(values)} for who, values in rates.items()}
     if not replay:
         mine = result["ours"]["readings_per_second"]["median"]

@@ -85,9 +85,9 @@ def dense(gateways: int, residents: int, seed: int, size: int, start: datetime, 
     """1 Hz heart rate of a band, `size` samples in a message: what a wearable sends as long as it is worn."""
     people = [Person.drawn(seed, number) for number in range(residents)]
     for number in itertools.count(first):
-        resident = mix(seed, number) % residents
+        resident = number % residents
         at = start + timedelta(seconds=number % 100_000_000 // residents * size)
-        moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        moment = wire.text_of(at)
         base = people[resident].heart_rate(at)
         values = ",".join(f"{base + (number + n) % 5}.0" for n in range(size))
         text = (
@@ -99,14 +99,14 @@ def dense(gateways: int, residents: int, seed: int, size: int, start: datetime, 
 
 
 def _measurement(person: Person, resident: int, kind: str, number: int, at: datetime) -> tuple[bytes, int]:
-    moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    moment = wire.text_of(at)
     if kind == "blood_pressure":
-        systolic, diastolic, pulse = person.blood_pressure(at)
+        systolic, diastolic, pulse = map(float, person.blood_pressure(at))
         values, count, setting = f'"systolic":{systolic},"diastolic":{diastolic},"pulse":{pulse}', 3, ""
     elif kind == "glucose":
-        values, count, setting = f'"glucose":{person.glucose(at)}', 1, ""
+        values, count, setting = f'"glucose":{float(person.glucose(at))}', 1, ""
     else:
-        values, count, setting = f'"heart_rate":{person.heart_rate(at)}', 1, '"setting":"wearable",'
+        values, count, setting = f'"heart_rate":{float(person.heart_rate(at))}', 1, '"setting":"wearable",'
     text = (
         f'{{"device":"fleet-{resident:06d}-{kind[:2]}","kind":"{kind}","record":{number},"measured_at":"{moment}",'
         f'"received_at":"{moment}","device_time":"{moment[:19]}","time_quality":"synced",{setting}"values":{{{values}}},'

@@ -46,9 +46,11 @@ _first_eight = struct.Struct(">q").unpack_from
 
 
 def content_digest(measurement: Measurement) -> int:
-    """What "the same bytes" means: the raw bytes, or the values where a kiosk sent none. 64 bits, signed."""
+    """What "the same bytes" means: the raw bytes, or the values and samples where none were sent. 64 bits, signed."""
     if measurement.raw:
         content = bytes.fromhex(measurement.raw)
+    elif measurement.samples:
+        content = msgspec.json.encode((measurement.values, measurement.codes, measurement.samples), order="sorted")
     else:
         content = msgspec.json.encode((measurement.values, measurement.codes), order="sorted")
     number: int = _first_eight(hashlib.sha256(content).digest())[0]
@@ -160,12 +162,14 @@ _COLUMNS = (
     " series, record, raw, device_time, checkin, weak, flags, codes, coded, plausible"
 )
 _COUNT = struct.pack(">h", _COLUMNS.count(",") + 1)
-_word = lru_cache(4096)(columns.text)
+_words = lru_cache(8192)(lambda *words: b"".join(map(columns.text, words)))
+_when = lru_cache(8192)(columns.when)
 _metrics = lru_cache(1024)(lambda codes: columns.smallints([METRICS[code].number for code in codes]))
 _bigint = struct.Struct(">iq").pack
 
 
 _PLAUSIBLE, _IMPLAUSIBLE = b"\0\0\0\x01\x01", b"\0\0\0\x01\x00"
+_PLAIN_TAIL = columns.NULL * 4 + _PLAUSIBLE
 
 
 def _implausible(weak: Sequence[str]) -> bool:
@@ -209,13 +213,17 @@ def _row(stored: Stored, candidate: Candidate, stored_at: bytes) -> bytes:
     if str in map(type, numbers.values()):
         coded = {code: value for code, value in numbers.items() if isinstance(value, str)}
         numbers = {code: value for code, value in numbers.items() if not isinstance(value, str)}
+    tail = _PLAIN_TAIL
+    if stored.weak or m.flags or m.codes or coded:
+        tail = b"".join((
+            columns.texts(stored.weak), columns.texts(m.flags), columns.jsonb(msgspec.json.encode(m.codes) if m.codes else None),
+            columns.jsonb(msgspec.json.encode(coded) if coded else None), _IMPLAUSIBLE if _implausible(stored.weak) else _PLAUSIBLE,
+        ))  # fmt: skip
     return b"".join((
-        _COUNT, _bigint(8, stored.number), columns.when(m.measured_at), columns.when(m.received_at), columns.when(candidate.sent_at),
+        _COUNT, _bigint(8, stored.number), _when(m.measured_at), _when(m.received_at), _when(candidate.sent_at),
         stored_at, _bigint(8, candidate.device.device_no), _metrics(tuple(numbers)), columns.floats(tuple(numbers.values())),  # type: ignore[arg-type]
-        _word(stored.subject), _word(m.kind), _word(m.setting), _word(m.time_quality), _word(candidate.source), _word(m.series),
-        columns.text(str(m.record)), columns.field(bytes.fromhex(m.raw)), columns.text(m.device_time), columns.text(stored.checkin),
-        columns.texts(stored.weak), columns.texts(m.flags), columns.jsonb(msgspec.json.encode(m.codes) if m.codes else None),
-        columns.jsonb(msgspec.json.encode(coded) if coded else None), _IMPLAUSIBLE if _implausible(stored.weak) else _PLAUSIBLE,
+        _words(stored.subject, m.kind, m.setting, m.time_quality, candidate.source, m.series),
+        columns.text(str(m.record)), columns.field(bytes.fromhex(m.raw)), columns.text(m.device_time), columns.text(stored.checkin), tail,
     ))  # fmt: skip
 
 

@@ -50,6 +50,30 @@ async def read(connection: Connection, subjects: Iterable[str]) -> dict[str, dic
     return found
 
 
+class People:
+    """What is known about people, and what follows from it on a day: both remembered."""
+
+    QUARTER = 900  # s; every zone's midnight falls on a quarter of an hour, so the local day is one within it
+    _NOTHING = (float("nan"),) * len(FACTS)
+
+    def __init__(self) -> None:
+        self.facts: dict[str, dict[str, Any]] = {}
+        self._columns: dict[tuple[str, int], tuple[float, ...]] = {}
+
+    def at(self, resident: str | None, moment: datetime, zone: ZoneInfo) -> tuple[float, ...]:
+        """One person's facts in the order of FACTS; NaN where unknown, and for nobody."""
+        if resident is None:
+            return self._NOTHING
+        key = resident, int(moment.timestamp()) // self.QUARTER
+        found = self._columns.get(key)
+        if found is None:
+            if len(self._columns) >= Known.MOST:
+                self._columns.clear()
+            person = columns(self.facts.get(resident, {}), moment, zone)
+            found = self._columns[key] = tuple(person[name] for name in FACTS)
+        return found
+
+
 class Known:
     """Facts about people as a worker remembers them: what the database says, asked for again when any of them changed."""
 
@@ -57,22 +81,22 @@ class Known:
 
     def __init__(self) -> None:
         self._version = -1
-        self._people: dict[str, dict[str, Any]] = {}
+        self._people = People()
 
     def forget(self) -> None:
         """After a transaction that changed facts itself: what it read may be rolled back."""
         self._version = -1
 
-    async def of(self, connection: Connection, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """subject → fact → value; may hold others too."""
+    async def of(self, connection: Connection, subjects: Sequence[str]) -> People:
+        """The facts of these people; may hold others too."""
         row = await (await connection.execute("select version from fact_version")).fetchone()
         assert row is not None
-        if row["version"] != self._version or len(self._people) > self.MOST:
+        if row["version"] != self._version or len(self._people.facts) > self.MOST:
             self._version = row["version"]
-            self._people = {}
-        unknown = [subject for subject in subjects if subject not in self._people]
+            self._people = People()
+        unknown = [subject for subject in subjects if subject not in self._people.facts]
         if unknown:
-            self._people |= {subject: {} for subject in unknown} | await read(connection, unknown)
+            self._people.facts |= {subject: {} for subject in unknown} | await read(connection, unknown)
         return self._people
 
 

@@ -43,7 +43,6 @@ _SENTENCES = {
     Why.REPEATED: ("", ""),
     Why.NOT_CONFIRMED: ("复测未确认,请查看两次读数", "the repeat did not confirm; see both readings"),
 }
-_QUARTER = 900  # s; every zone's midnight falls on a quarter of an hour, so the local day is one within it
 _FACT_WORDS = {"age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压"}
 
 
@@ -80,28 +79,21 @@ def _compile(pack: Pack, rule: Rule) -> Compiled:
     )  # fmt: skip
 
 
-def make_columns(rows: Sequence[Stored], known: dict[str, dict[str, Any]], zone: ZoneInfo) -> dict[str, NDArray[np.float64]]:
+def make_columns(rows: Sequence[Stored], known: facts.People, zone: ZoneInfo) -> dict[str, NDArray[np.float64]]:
     """Measurements and what is known of their subjects → columns (n,), NaN where absent."""
-    columns = {name: np.full(len(rows), np.nan) for name in (*METRICS, *FACTS)}
-    found: dict[str, tuple[list[int], list[float]]] = {}
+    columns = {name: np.full(len(rows), np.nan) for name in METRICS}
+    found: dict[str, tuple[list[int], list[float]]] = {code: ([], []) for code in METRICS}
     for number, stored in enumerate(rows):
         for code, value in stored.measurement.values.items():
             if not isinstance(value, str):
-                at, values = found.setdefault(code, ([], []))
+                at, values = found[code]
                 at.append(number)
                 values.append(value)
     for code, (at, values) in found.items():
-        columns[code][at] = values
-    people: dict[tuple[str, int], list[int]] = {}
-    for number, stored in enumerate(rows):
-        if stored.resident is not None:
-            people.setdefault((stored.subject, int(stored.measurement.measured_at.timestamp()) // _QUARTER), []).append(number)
-    for (subject, _quarter), numbers in people.items():
-        person = facts.columns(known.get(subject, {}), rows[numbers[0]].measurement.measured_at, zone)
-        for name, fact in person.items():
-            if fact == fact:
-                columns[name][numbers] = fact
-    return columns
+        if at:
+            columns[code][at] = values
+    people = np.array([known.at(row.resident, row.measurement.measured_at, zone) for row in rows], np.float64).reshape(-1, len(FACTS))
+    return columns | dict(zip(FACTS, people.T, strict=True))
 
 
 class Source(NamedTuple):
@@ -335,10 +327,10 @@ class Rules:
             found.append((first + int(number), rank + 1000, change))
         return found
 
-    async def _settle_missing_facts(self, connection: Connection, batch: Batch, known: dict[str, dict[str, Any]], now: datetime) -> None:
+    async def _settle_missing_facts(self, connection: Connection, batch: Batch, known: facts.People, now: datetime) -> None:
         told = {e.subject for e in batch.events if e.kind == "facts" and e.subject}
         for row in await alerts.open_of(connection, sorted(told), "missing_fact") if told else []:
-            person = facts.columns(known.get(row["subject"], {}), now, self._zone)
+            person = facts.columns(known.facts.get(row["subject"], {}), now, self._zone)
             if all(person[name] == person[name] for name in row["explanation"].get("facts", [])):
                 change = Change(row["subject"], "missing_fact", row["rule"], State.CLEARED, Severity.P4, Why.CLEARED, now)
                 moved = await alerts.move(connection, change)

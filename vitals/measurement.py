@@ -29,6 +29,16 @@ WEAK_SETTINGS = frozenset({"manual", "cuffless"})
 WEAK_FLAGS = frozenset({"body_movement", "cuff_too_loose", "improper_position"})
 
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=rf"\A{NAME}\Z")]
+Text = Annotated[str, msgspec.Meta(max_length=64)]
+Filled = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Record = Annotated[int, msgspec.Meta(ge=0, le=2**53)] | Filled
+Hex = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A([0-9a-f]{2})*\Z")]
+Flags = Annotated[list[Text], msgspec.Meta(max_length=32)]
+
+
 class Samples(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A dense series of one metric: values at a fixed distance, or each at its own offset from `measured_at`, in milliseconds."""
 
@@ -44,25 +54,26 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     codes: metric code → what the device said instead of a number (`NaN`, `NRes`, `+INF`, `HI`, `LO` …).
     record: the device's own sequence number, else a digest of its raw time and bytes; identity "gateway" means
     that neither existed and the gateway numbered it. raw: the bytes as hex. samples: metric code → a dense series (1 Hz heart
-    rate, RR intervals, a pulse wave), stored as one block; the value that rules see of it stands in `values`.
+    rate, RR intervals, a pulse wave), stored as one block; the value that rules see of it stands in `values`. The annotations are what
+    `vitals.wire` holds a payload to; whoever makes one in Python is trusted.
     """
 
-    device: str
+    device: Name
     kind: Kind
-    record: int | str
-    measured_at: datetime
-    received_at: datetime
-    series: str = "1"
-    device_time: str | None = None
+    record: Record
+    measured_at: Moment
+    received_at: Moment
+    series: Filled = "1"
+    device_time: Text | None = None
     time_quality: TimeQuality = "untrusted"
     setting: Setting = "home"
-    checkin: str | None = None
-    values: dict[str, float | str] = {}
-    codes: dict[str, str] = {}
-    flags: list[str] = []
+    checkin: Filled | None = None
+    values: dict[Text, float | Text] = {}
+    codes: dict[Text, Text] = {}
+    flags: Flags = []
     identity: Literal["device", "gateway"] = "device"
-    raw: str = ""
-    samples: dict[str, Samples] = {}
+    raw: Hex = ""
+    samples: dict[Text, Samples] = {}
 
 
 def record_digest(device_time: str, raw: bytes) -> str:

@@ -42,7 +42,7 @@ async def retire(conninfo: str, days: int) -> dict[str, int]:
         return await storage.retire(connection, datetime.now(UTC) - timedelta(days=days))
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What was loaded stays; collections then look at what a batch made only, and seldom."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -51,14 +51,14 @@ def _spare_the_collector() -> None:
 async def worker(settings: Settings, stop: asyncio.Event) -> None:
     from ingest import service
 
-    _spare_the_collector()
+    spare_the_collector()
     await service.run(settings, steps(settings), stop)
 
 
 async def ingest(settings: Settings, stop: asyncio.Event) -> None:
     from ingest import bridge
 
-    _spare_the_collector()
+    spare_the_collector()
     await bridge.run(settings, stop)
 
 

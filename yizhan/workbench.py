@@ -78,8 +78,10 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     end_to_end.add_argument("--lane", choices=("single", "batched", "dense", "all"), default="all")
     end_to_end.add_argument("--no-peers", action="store_true")
     end_to_end.add_argument("--no-kafka", action="store_true")
-    add("store", "the worker's transaction without a broker, COPY and INSERT beside it; bytes for each reading", 5)
-    add("replay", "stored data sent again: everything is a duplicate", 5)
+    store = add("store", "the worker's transaction without a broker, COPY and INSERT beside it; bytes for each reading", 5)
+    replay = add("replay", "stored data sent again: everything is a duplicate", 5)
+    for one in (store, replay):
+        one.add_argument("--lane", choices=("batched", "dense"), default="batched")
     query = add("query", "a resident's 30 days and last values, over many stored readings, while ingest runs", 5)
     query.add_argument("--readings", type=int, default=10_000_000)
 
@@ -119,7 +121,7 @@ async def _benchmark(chosen: argparse.Namespace) -> dict[str, Any]:
         case _:
             from bench import store
 
-            return await store.run(_say, chosen.samples, replay=chosen.kind == "replay")
+            return await store.run(_say, chosen.samples, "dense" if chosen.lane == "dense" else "batched", replay=chosen.kind == "replay")
 
 
 def _lines(told: Any, indent: int = 0) -> list[str]:

@@ -37,6 +37,15 @@ async def test_the_same_key_with_other_bytes_opens_a_series_of_its_own_and_is_ev
     assert (await clinic.alert() or {})["state"] == "pending"
 
 
+async def test_two_series_of_samples_under_one_record_are_told_apart(clinic: Clinic) -> None:
+    same = {"values": {}, "raw": "", "record": 8}
+    first = measurement(**same, samples={"heart_rate": {"values": [70, 71, 72], "every_ms": 1000}})
+    other = measurement(**same, samples={"heart_rate": {"values": [90, 91, 72], "every_ms": 1000}})
+    await clinic.send(message(first), message(other), message(first))
+    assert await clinic.value("select count(*) from measurement") == 2
+    assert await clinic.value("select count(*) from sample") == 6
+
+
 async def test_a_poisonous_message_goes_aside_and_delays_nobody(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     real = worker.readings.write
 

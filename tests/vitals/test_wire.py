@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firmware_sim import fleet
 from vitals import wire
 from vitals.errors import BadInput
 from vitals.measurement import Measurement, implausible, is_priority, weak_source
@@ -149,6 +150,38 @@ def test_what_a_gateway_encodes_the_backend_reads(seq: int, systolic: float, dia
     )  # fmt: skip
     encoded = wire.encode_message("boot", seq, NOW, [wire.encode_measurement(measurement)])
     assert wire.decode_message(encoded, NOW) == wire.Message("boot", seq, NOW, (measurement,))
+
+
+def _canonical(**changes: Any) -> bytes:
+    """The example as a gateway of ours writes it, character for character."""
+    measurement = wire.decode_message(with_measurement(**changes), NOW).measurements[0]
+    return wire.encode_message("9f2c", 4711, NOW, [wire.encode_measurement(measurement)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"values": {"systolic": 186.0, "diastolic": 112.5}}, {"record": "abc", "flags": [], "codes": {"pulse": "NaN"}}, {"measured_at": "2026-11-22T16:00:01+08:00"},
+     {"values": {}, "samples": {"heart_rate": {"values": [70, 190.5, 72], "every_ms": 1000}}}, {"time_quality": "estimated", "raw": "", "checkin": ...}],
+)  # fmt: skip
+def test_both_ways_of_reading_say_the_same(change: dict[str, Any]) -> None:
+    ours = _canonical(**change)
+    assert type(wire._decode(ours)) is wire._Canonical
+    spaced = json.dumps(json.loads(ours)).encode()
+    assert type(wire._decode(spaced)) is wire._WireMessage
+    assert wire.decode_message(ours, NOW) == wire.decode_message(spaced, NOW)
+
+
+@pytest.mark.parametrize("twice", [b'"seq":4711', b'"systolic":186.0', b'"device":"cuff-0007"'])
+def test_a_key_that_is_there_twice_is_seen_in_canonical_text_too(twice: bytes) -> None:
+    ours = _canonical()
+    assert ours.count(twice) == 1
+    assert reason(ours.replace(twice, twice + b"," + twice)) == "duplicate_key"
+
+
+def test_the_fleet_writes_as_gateways_do() -> None:
+    batches = [next(fleet.batches(5, 20, 10, 1, 20)), next(fleet.dense(5, 20, 1, 20, fleet.START))]
+    for batch in batches:
+        assert type(wire._decode(wire.encode_message("b", 1, NOW, batch.bodies))) is wire._Canonical
 
 
 @pytest.mark.parametrize(
