@@ -1,22 +1,25 @@
 """Conditions compiled to numpy, three-valued: 1 true, 0 unknown, -1 false, so that any = max, all = min, not = minus.
 
-A column is float64 of shape (n,), NaN where the fact is unknown; yes and no are 1.0 and 0.0.
+A column is float64 of shape (n,), NaN where the fact is unknown; yes and no are 1.0 and 0.0. A column of words is an object array
+with None for the unknown. The forms of a condition are listed in `rules.pack`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.pack import Condition, Pack
-
-Columns = Mapping[str, NDArray[np.float64]]
+Condition = dict[str, Any]
+Columns = Mapping[str, NDArray[Any]]
 Truth = NDArray[np.int8]
 Predicate = Callable[[Columns], Truth]
 
+COMPARATORS = ("ge", "gt", "le", "lt")
+WORDS = ("is", "in")
 _COMPARE: dict[str, Callable[[Any, float], Any]] = {
     "ge": np.greater_equal,
     "gt": np.greater,
@@ -25,34 +28,60 @@ _COMPARE: dict[str, Callable[[Any, float], Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a condition refers to. numbers: `$name` → its value. grids: column → step to which it is rounded before any comparison.
+
+    rows: (table, output) → rows of a `first` output, for conditions on a class.
+    """
+
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    grids: Mapping[str, float] = field(default_factory=dict)
+    rows: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def number(self, number: float | str) -> float:
+        return self.numbers[number[1:]] if isinstance(number, str) else float(number)
+
+    def class_rows(self, value: Mapping[str, Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], Any]:
+        """The rows behind `{table: {output: label}}`, and the label."""
+        ((table, wanted),) = value.items()
+        ((output, label),) = wanted.items()
+        return self.rows[table, output], label
+
+
 def round_half_up(values: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
     """Half-up to a multiple of `grid`, as whole steps: comparisons then are comparisons of integers."""
     return np.floor(values / grid + 0.5) * grid
 
 
-def compile_condition(condition: Condition, pack: Pack) -> Predicate:
+def compile_condition(condition: Condition, terms: Terms) -> Predicate:
     """A checked condition → a function of columns. Columns it needs: `names(condition)`."""
     (key, value), *_ = condition.items()
     match key:
         case "any" | "all":
-            parts = [compile_condition(part, pack) for part in value]
+            parts = [compile_condition(part, terms) for part in value]
             reduce = np.maximum.reduce if key == "any" else np.minimum.reduce
             return lambda columns: reduce([part(columns) for part in parts]).astype(np.int8)
         case "not":
-            inner = compile_condition(value, pack)
+            inner = compile_condition(value, terms)
             return lambda columns: -inner(columns)
+        case "certain":
+            sure = compile_condition(value, terms)
+            return lambda columns: np.where(sure(columns) == 1, 1, -1).astype(np.int8)
+        case "measured":
+            return lambda columns: np.where([one is None or one != one for one in columns[value].tolist()], -1, 1).astype(np.int8)
         case "class":
-            ((name, outcome),) = value.items()
-            return _compile_class(name, outcome, pack)
+            return _compile_class(*terms.class_rows(value), terms)
     if isinstance(value, bool):
         return _compare(key, "ge" if value else "lt", 0.5, None)
-    grid = pack.document.round.get(key)
-    tests = [_compare(key, name, _number(number, pack), grid) for name, number in value.items()]
+    if "any_of" in value:
+        return compile_condition({"any": [{f"{key}.{member}": True} for member in value["any_of"]]}, terms)
+    tests = [
+        _compare_word(key, [number] if name == "is" else number) if name in WORDS
+        else _compare(key, name, terms.number(number), terms.grids.get(key))
+        for name, number in value.items()
+    ]  # fmt: skip
     return lambda columns: np.minimum.reduce([test(columns) for test in tests]).astype(np.int8)
-
-
-def _number(number: float | str, pack: Pack) -> float:
-    return pack.numbers[number[1:]] if isinstance(number, str) else float(number)
 
 
 def _compare(column: str, comparator: str, number: float, grid: float | None) -> Predicate:
@@ -66,38 +95,49 @@ def _compare(column: str, comparator: str, number: float, grid: float | None) ->
     return predicate
 
 
-def _compile_class(name: str, outcome: str, pack: Pack) -> Predicate:
-    """The first row whose `if` holds decides; with the deciding fact unknown, only where all possible rows agree."""
-    rows = [
-        (compile_condition(row["if"], pack), compile_condition(row[outcome], pack))
-        for row in pack.document.classifications[name].rows
-        if outcome in row
-    ]
+def _compare_word(column: str, words: Sequence[str]) -> Predicate:
+    def predicate(columns: Columns) -> Truth:
+        values = columns[column]
+        if values.dtype != object:  # nobody said anything here
+            return np.zeros(len(values), np.int8)
+        return np.array([0 if value is None else 1 if value in words else -1 for value in values], np.int8)
+
+    return predicate
+
+
+def _compile_class(rows: Sequence[Mapping[str, Any]], wanted: Any, terms: Terms) -> Predicate:
+    """Whether the first row that holds gives `wanted`; unknown unless all rows that may be the first agree about it."""
+    guards = [compile_condition(row["when"], terms) if "when" in row else None for row in rows]
+    verdicts = np.array([1 if row["is"] == wanted else -1 for row in rows], np.int8)
 
     def predicate(columns: Columns) -> Truth:
-        guards = np.array([guard(columns) for guard, _ in rows])
-        verdicts = np.array([verdict(columns) for _, verdict in rows])
-        possible = guards >= 0
-        first_true = np.where((guards == 1).any(axis=0), (guards == 1).argmax(axis=0), len(rows))
-        # rows after the first certain one cannot decide
-        possible &= np.arange(len(rows))[:, None] <= first_true[None, :]
-        highest = np.where(possible, verdicts, -2).max(axis=0)
-        lowest = np.where(possible, verdicts, 2).min(axis=0)
+        size = len(next(iter(columns.values())))
+        truths = np.array([np.ones(size, np.int8) if guard is None else guard(columns) for guard in guards])
+        first_true = np.where((truths == 1).any(axis=0), (truths == 1).argmax(axis=0), len(rows))
+        # rows after the first certain one cannot decide; without a certain one it may also be none of them
+        possible = (truths >= 0) & (np.arange(len(rows))[:, None] <= first_true[None, :])
+        highest = np.where(possible, verdicts[:, None], -2).max(axis=0)
+        lowest = np.where(possible, verdicts[:, None], 2).min(axis=0)
+        lowest = np.where(first_true == len(rows), np.minimum(lowest, -1), lowest)
         agreed = np.where(highest == lowest, highest, 0)
         return np.where(possible.any(axis=0), agreed, -1).astype(np.int8)
 
     return predicate
 
 
-def names(condition: Condition, pack: Pack) -> set[str]:
+def names(condition: Condition, terms: Terms) -> set[str]:
     """Every column a condition reads."""
     (key, value), *_ = condition.items()
     match key:
         case "any" | "all":
-            return set().union(*(names(part, pack) for part in value))
-        case "not":
-            return names(value, pack)
+            return set().union(*(names(part, terms) for part in value))
+        case "not" | "certain":
+            return names(value, terms)
+        case "measured":
+            return {value}
         case "class":
-            rows = (row for name in value for row in pack.document.classifications[name].rows)
-            return set().union(*(names(part, pack) for row in rows for part in row.values()))
+            rows, _ = terms.class_rows(value)
+            return set().union(*(names(row["when"], terms) for row in rows if "when" in row))
+    if isinstance(value, dict) and "any_of" in value:
+        return {f"{key}.{member}" for member in value["any_of"]}
     return {key}

@@ -7,58 +7,139 @@ and boundary input. True, False and None (unknown) here; 1, -1 and 0 there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from rules import tables
+from rules.condition import Condition, Terms
 from rules.engine import SESSION_GAP, Kind, Move, Phase, Timing
-from rules.pack import Condition, Pack
+from rules.tables import Table
 
-Row = Mapping[str, float | None]
+Row = Mapping[str, Any]  # column → number, word, or None where it is unknown
 
 
-def holds(condition: Condition, row: Row, pack: Pack) -> bool | None:
+def holds(condition: Condition, row: Row, terms: Terms) -> bool | None:
     """Whether a condition holds for one row; None when a missing fact leaves it open."""
     (key, value), *_ = condition.items()
     if key == "any":
-        parts = [holds(part, row, pack) for part in value]
+        parts = [holds(part, row, terms) for part in value]
         return True if True in parts else None if None in parts else False
     if key == "all":
-        parts = [holds(part, row, pack) for part in value]
+        parts = [holds(part, row, terms) for part in value]
         return False if False in parts else None if None in parts else True
     if key == "not":
-        inner = holds(value, row, pack)
+        inner = holds(value, row, terms)
         return None if inner is None else not inner
+    if key == "certain":
+        return holds(value, row, terms) is True
+    if key == "measured":
+        return row.get(value) is not None
     if key == "class":
-        ((name, outcome),) = value.items()
-        return _classified(name, outcome, row, pack)
+        rows, label = terms.class_rows(value)
+        found = _possible(rows, row, terms)
+        return None if len(found) > 1 and label in found else bool(found == [label])
+    if isinstance(value, dict) and "any_of" in value:
+        return holds({"any": [{f"{key}.{member}": True} for member in value["any_of"]]}, row, terms)
     number = row.get(key)
     if number is None:
         return None
     if isinstance(value, bool):
-        return (number >= 0.5) == value
-    grid = pack.document.round.get(key)
+        return bool((number >= 0.5) == value)
+    grid = terms.grids.get(key)
     if grid is not None:
         number = math.floor(number / grid + 0.5) * grid
     for comparator, limit in value.items():
-        bound = pack.numbers[limit[1:]] if isinstance(limit, str) else limit
+        if comparator in ("is", "in"):
+            if not isinstance(number, str):
+                return None
+            if number not in ([limit] if comparator == "is" else limit):
+                return False
+            continue
+        bound = terms.number(limit)
+        assert not isinstance(number, str)
         if not {"ge": number >= bound, "gt": number > bound, "le": number <= bound, "lt": number < bound}[comparator]:
             return False
     return True
 
 
-def _classified(name: str, outcome: str, row: Row, pack: Pack) -> bool | None:
-    verdicts = []
-    for line in pack.document.classifications[name].rows:
-        if outcome not in line:
-            continue
-        guard = holds(line["if"], row, pack)
-        if guard is not False:
-            verdicts.append(holds(line[outcome], row, pack))
+def _possible(rows: Sequence[Mapping[str, Any]], row: Row, terms: Terms) -> list[Any]:
+    """The labels that may be the first to hold, each once; None among them where it may be none at all."""
+    found: list[Any] = []
+    for line in rows:
+        guard = holds(line["when"], row, terms) if "when" in line else True
+        if guard is not False and line["is"] not in found:
+            found.append(line["is"])
         if guard is True:
-            break
-    if not verdicts:
-        return False
-    return verdicts[0] if all(verdict is verdicts[0] for verdict in verdicts) else None
+            return found
+    return found if None in found else [*found, None]
+
+
+def output(form: str, what: Any, row: Row, terms: Terms) -> Any:
+    """What one output of a table is for one row; None where it is unknown."""
+    match form:
+        case "bands":
+            return _band(what, row)
+        case "highest":
+            found = [_band(one, row) for one in what["of"]]
+            top = max((what["order"].index(label) for label in found if label is not None), default=-1)
+            return what["order"][top] if top >= 0 and (None not in found or top == len(what["order"]) - 1) else None
+        case "first":
+            possible = _possible(what, row, terms)
+            return possible[0] if len(possible) == 1 else None
+        case "holds":
+            return holds(what, row, terms)
+        case "value":
+            return row.get(what)
+        case "either":
+            return next((row[column] for column in what if row.get(column) is not None), None)
+        case "group":
+            return {name: output(*tables.only(part), row, terms) for name, part in what.items()}
+    return [name for part in what for name in _named(part, row, terms)]
+
+
+def _band(what: Mapping[str, Any], row: Row) -> Any:
+    value = row.get(what["of"])
+    if value is None:
+        return None
+    label = what["cuts"][0]
+    for cut, above in zip(what["cuts"][1::2], what["cuts"][2::2], strict=True):
+        if value > cut or (value == cut and what.get("closed") != "upper"):
+            label = above
+    return label
+
+
+def _named(part: Mapping[str, Any], row: Row, terms: Terms) -> list[str]:
+    (name, what), *_ = part.items()
+    if name == "any_of":
+        ((column, members),) = what.items()
+        return [member for member in members if holds({f"{column}.{member}": True}, row, terms)]
+    return [name] if holds(what, row, terms) else []
+
+
+def evaluate(table: Table, rows: Sequence[Row], terms: Terms) -> list[dict[str, Any]]:
+    """What `rules.tables.evaluate` says, one row after the other."""
+    results = []
+    for given in rows:
+        row: dict[str, Any] = dict(given)
+        found: dict[str, Any] = {}
+        for name, written in table.outputs.items():
+            form, what = tables.only(written)
+            if form in tables.LATE:
+                continue
+            if form == "sum":
+                found[name] = tables.total(found[what], tables.ranges_of(table.outputs[what]["group"]), written.get("missing", ""))
+            elif form == "absent":
+                found[name] = [part for part, value in found[what].items() if value is None]
+            else:
+                found[name] = output(form, what, row, terms)
+            if form == "group":
+                row[f"{name}.highest"] = max((part for part in found[name].values() if part is not None), default=None)
+            else:
+                row[name] = found[name]
+        outside = bool(table.scope) and holds(table.scope, given, terms) is False
+        results.append(dict.fromkeys(found) if outside else found)
+    return results
 
 
 @dataclass

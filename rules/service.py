@@ -69,11 +69,11 @@ def compile_packs(packs: Sequence[Pack]) -> list[Compiled]:
 
 def _compile(pack: Pack, rule: Rule) -> Compiled:
     def maybe(part: dict[str, Any] | None) -> condition.Predicate | None:
-        return condition.compile_condition(part, pack) if part else None
+        return condition.compile_condition(part, pack.terms) if part else None
 
-    reads = condition.names(rule.when, pack)
+    reads = condition.names(rule.when, pack.terms)
     return Compiled(
-        pack, rule, Timing.of(rule), condition.compile_condition(rule.when, pack), maybe(rule.applies), maybe(rule.urgent),
+        pack, rule, Timing.of(rule), condition.compile_condition(rule.when, pack.terms), maybe(rule.applies), maybe(rule.urgent),
         maybe(rule.clear.when if rule.clear else None), duration(rule.late_after),
         frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)),
     )  # fmt: skip

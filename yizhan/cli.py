@@ -27,10 +27,11 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, words: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=words, description=words)
 
-    for name, words in (
-        ("up", "start everything on this machine, until Ctrl-C"),
-        ("demo", "one dangerous reading, end to end, bounded in time"),
-    ):
+    lints = (
+        ("lint", "load packs, run what they carry, and name every number that no test guards"),
+        ("test", "run the tests and examples that packs carry"),
+    )
+    for name, words in lints:
         command = add(name, words)
         command.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
         command.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
@@ -82,8 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--key", default="", help="bind key of an encrypted advertisement, hex")
     decode.add_argument("--address", default="", help="sender of an encrypted advertisement, AA:BB:CC:DD:EE:FF")
     command = add("rules", "rule packs")
-    lint = command.add_subparsers(dest="kind", required=True).add_parser("lint", help="load packs and run the tests they carry")
-    lint.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
+    kinds = command.add_subparsers(dest="kind", required=True)
+    for name, words in (
+        ("lint", "load packs, run what they carry, name every number that no test guards"),
+        ("test", "run the tests and examples that packs carry"),
+    ):
+        kind = kinds.add_parser(name, help=words)
+        kind.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
+    kind = kinds.add_parser("cases", help="evaluate a file of clinical cases, in both engines")
+    kind.add_argument("file", type=Path)
+    kind.add_argument("--json", action="store_true")
     command = add("retire", "drop measurements older than so many days, in whole chunks; what alerts cite is kept")
     command.add_argument("days", type=int)
     command = add("account", "make an account on the running `yizhan up`; prints its token once")
@@ -280,18 +289,13 @@ def _gatt(chosen: argparse.Namespace) -> int:
 
 
 def _rules(chosen: argparse.Namespace) -> int:
-    from rules import pack, trial
+    from yizhan import rulebench
 
-    texts = {str(path): path.read_text(encoding="utf-8") for path in chosen.files} if chosen.files else None
-    packs = {name: pack.load(text) for name, text in texts.items()} if texts else {name: pack.load_named(name) for name in pack.shipped()}
-    failures = 0
-    for name, one in packs.items():
-        found = trial.run(one)
-        failures += len(found)
-        print(f"{name}: {len(one.rules)} rules, {len(one.document.tests)} tests, {len(found)} failed")
-        for line in found:
-            print(f"  {line}")
-    return 1 if failures else 0
+    return (
+        rulebench.cases(chosen.file, as_json=chosen.json)
+        if chosen.kind == "cases"
+        else rulebench.lint(chosen.files, guards=chosen.kind == "lint")
+    )
 
 
 def _account(chosen: argparse.Namespace) -> int:

@@ -46,8 +46,8 @@ def every_condition() -> list[pack.Condition]:
 def test_conditions_agree_with_the_reference(rows: list[dict[str, float | None]]) -> None:
     columns = {name: np.array([np.nan if row[name] is None else float(row[name]) for row in rows]) for name in rows[0]}
     for one in every_condition():
-        vector = condition.compile_condition(one, PACK)(columns)
-        assert vector.tolist() == [TRUTH[reference.holds(one, row, PACK)] for row in rows]
+        vector = condition.compile_condition(one, PACK.terms)(columns)
+        assert vector.tolist() == [TRUTH[reference.holds(one, row, PACK.terms)] for row in rows]
 
 
 EVENTS = st.builds(
@@ -119,8 +119,9 @@ def test_every_shipped_pack_passes_the_tests_it_carries() -> None:
 
 def test_every_danger_number_with_all_clamps_lies_inside_the_gateways_priority_band() -> None:
     for name in pack.shipped():
-        numbers = pack.danger_numbers(pack.load_named(name))
-        assert numbers
+        loaded = pack.load_named(name)
+        numbers = pack.danger_numbers(loaded)
+        assert bool(numbers) == any(rule.confirm for rule in loaded.rules)
         for metric, comparator, number in numbers:
             assert comparator in ("ge", "gt", "le", "lt")
             assert METRICS[metric].is_priority(number), f"{metric} {comparator} {number}"
@@ -140,9 +141,25 @@ def test_a_centres_numbers_move_only_towards_safety() -> None:
         (("source: danger\n", "source: nowhere\n"), "no source nowhere"),
         (("{systolic: {ge: $danger_systolic}}", "{systolic: {ge: $danger_sytolic}}"), "no parameter $danger_sytolic"),
         (("{systolic: {ge: $danger_systolic}}", "{systolic: {over: 180}}"), "no comparator over"),
-        (("{systolic: {ge: $danger_systolic}}", "{sistolic: {ge: 180}}"), "neither a metric nor a fact"),
+        (
+            (
+                "- {systolic: {ge: $danger_systolic}}\n        - {diastolic: {ge: $danger_diastolic}}\n        - all",
+                "- {sistolic: {ge: 180}}\n        - all",
+            ),
+            "neither a metric nor a fact",
+        ),
         (("within: 15m", "within: 15"), "Expected `str`"),
         (("severity: P2", "severity: P9"), "P9"),
+        (("severity_urgent: P1", "severity_urgent: P3"), "milder than"),
+        (
+            ('value: 170, unit: "mm[Hg]", clamp: [140, 170]', 'value: 185, unit: "mm[Hg]", clamp: [140, 190]'),
+            "above the 180 at which it fires",
+        ),
+        (("any_of: {symptoms: &danger_symptoms [altered", "any_of: {symptoms: &danger_symptoms [altred"), "symptoms: no altred"),
+        (("{is: normal}", "{is: normal, when: {days_above_normal: {lt: zero}}}"), "no parameter zero"),
+        (("last_days: 3", "last_dys: 3"), "last_days"),
+        (("{final: per_visit}", "{final: per_vist}"), "no output per_vist"),
+        (("[3, provisional_hypertension, true]", "[3, provisional_hypertension]"), "does not fit"),
         (("value: 180", "value: 200"), "outside its clamp"),
         (("inhibited_by: bp_danger", "inhibited_bye: bp_danger"), "unknown field"),
         (("pack: cn.nbphs3.htn", "pack: !!python/object:os.system cn"), "not YAML"),
@@ -165,7 +182,23 @@ def test_all_faults_of_a_pack_are_told_at_once() -> None:
     )
     with pytest.raises(ConfigError) as error:
         pack.load(broken)
-    assert len(error.value.problems) == 3
+    assert len(error.value.problems) == 4
+    lines = broken.splitlines()
+    for problem, word in zip(
+        error.value.problems, ("danger_diastolic", "id: htn.danger", "id: htn.control", "source: nowhere"), strict=True
+    ):
+        told = int(problem.removeprefix("line ").partition(":")[0])
+        assert word in lines[told - 1], problem
+
+
+def test_faults_of_form_are_all_told_with_their_lines() -> None:
+    text = pack.text_of("cn.nbphs3.htn")
+    broken = text.replace("within: 15m", "wihtin: 15m").replace("sessions: 2", "sessions: two").replace("unit: ", "unti: ", 1)
+    broken = broken.replace("pack: cn.nbphs3.htn", "pack: cn.nbphs3.htn\nowner: me", 1).replace("count: 2", "count: two")
+    with pytest.raises(ConfigError) as error:
+        pack.load(broken)
+    assert len(error.value.problems) == 4, "one for the parameter, one for each rule, one for the document"
+    assert all(problem.startswith("line ") for problem in error.value.problems)
 
 
 def test_sessions_are_ten_minutes() -> None:
