@@ -21,7 +21,7 @@ check: $(STAMP)
 test: $(STAMP)
 	@tests/install_services.sh
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest || { echo "the last test to begin: $$(cat .pytest_cache/now_running)"; exit 1; }
 
 bench: $(STAMP)
 	@$(BIN)/yizhan bench latency

@@ -36,7 +36,8 @@ STATE_WORDS = {
 }  # fmt: skip
 WHY_WORDS = {
     "opened": "首次危急值", "confirmed": "复测确认", "deadline": "到期未复测", "unverified": "来源未验证", "urgent": "伴危险症状或妊娠哺乳",
-    "late": "迟到数据", "repeated": "连续两次",
+    "late": "迟到数据", "repeated": "连续两次", "at_once": "危急值", "worsened": "加重",
+    "retracted": "读数归属更正", "reevaluated": "重新评估",
     "not_confirmed": "复测未确认", "appended": "追加读数", "cleared": "恢复", "closed": "人工结束",
 }  # fmt: skip
 WHAT_WORDS = {

@@ -34,6 +34,9 @@ class Facts(Strict):
     pregnant: bool | None = None
     lactating: bool | None = None
     hypertension: bool | None = None
+    diabetes: bool | None = None
+    chronic_lung_disease: bool | None = None
+    heart_failure: bool | None = None
 
 
 class ResidentView(BaseModel):

@@ -263,6 +263,27 @@ async def of_subject(connection: Connection, subject: str, since: datetime, unti
     return [_named(row) for row in reversed(await cursor.fetchall())]
 
 
+async def windows(
+    connection: Connection, subjects: Sequence[str], since: datetime, metrics: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """subject → its believable measurements since then that have any of these metrics, oldest first.
+
+    Each with measurement, measured_at, values, setting and flags.
+    """
+    cursor = await connection.execute(
+        "select m.subject, m.measurement, m.measured_at, m.setting, coalesce(m.flags, '{}') as flags, m.metrics, m.numbers"
+        " from measurement m"
+        " where m.subject = any(%s) and m.measured_at >= %s and m.metrics && %s::smallint[] and m.plausible"
+        " order by m.measured_at, m.measurement",
+        (list(subjects), since, [METRICS[code].number for code in metrics]),
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in await cursor.fetchall():
+        row["values"] = {BY_NUMBER[number].code: value for number, value in zip(row.pop("metrics"), row.pop("numbers"), strict=True)}
+        found.setdefault(row["subject"], []).append(row)
+    return found
+
+
 async def latest(connection: Connection, subject: str) -> dict[str, dict[str, Any]]:
     """metric → the subject's newest measurement that has it: {value, measured_at, setting}; within the last year."""
     cursor = await connection.execute(

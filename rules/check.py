@@ -47,16 +47,19 @@ def _check_rule(rule: Rule, document: Document) -> list[str]:
         problems.append(f"no family {rule.inhibited_by}")
     if rule.source not in document.sources:
         problems.append(f"no source {rule.source}")
-    if (rule.confirm is None) == (rule.consecutive is None):
-        problems.append("exactly one of confirm and consecutive expected")
-    if rule.confirm is not None and rule.clear is None:
-        problems.append("a confirming rule needs a clear condition")
+    if rule.consecutive is not None and (rule.confirm is not None or rule.clear is not None):
+        problems.append("consecutive visits need neither confirm nor clear")
+    if rule.consecutive is None and rule.clear is None:
+        problems.append("a clear condition is needed, or consecutive visits")
     if rule.severity_urgent > rule.severity:
         problems.append(f"urgent is {rule.severity_urgent}, milder than {rule.severity}")
     if rule.clear is not None:
         problems += _clear_above_fire(rule, document)
     problems += [f"no setting {name}" for name in rule.settings if name not in SETTINGS]
-    durations = [rule.keep_firing, rule.late_after]
+    known = set(METRICS) | set(FACTS) | set(rule.columns)
+    for name, made in rule.columns.items():
+        problems += [f"column {name}: {problem}" for problem in _check_feature(made, set(METRICS))]
+    durations = [rule.keep_firing, rule.late_after, rule.look_back]
     durations += [rule.confirm.within, rule.confirm.apart] if rule.confirm else []
     durations += [rule.consecutive.apart] if rule.consecutive else []
     for text in durations:
@@ -66,7 +69,7 @@ def _check_rule(rule: Rule, document: Document) -> list[str]:
             problems.append(str(error))
     for condition in (rule.when, rule.applies, rule.urgent, rule.clear.when if rule.clear else None):
         if condition:
-            problems += _check_condition(condition, document)
+            problems += _check_condition(condition, document, known if rule.columns else None)
     return problems
 
 

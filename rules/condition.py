@@ -49,9 +49,13 @@ class Terms:
         return self.rows[table, output], label
 
 
-def round_half_up(values: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
-    """Half-up to a multiple of `grid`, as whole steps: comparisons then are comparisons of integers."""
-    return np.floor(values / grid + 0.5) * grid
+DUST = 1e-9  # what binary fractions leave behind: 16.65 / 0.1 is a hair below 166.5
+
+
+def steps(values: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
+    """Half-up to whole steps of `grid`; 3.9 is 39 steps of 0.1, while 39 · 0.1 is more than 3.9."""
+    found: NDArray[np.float64] = np.floor(values / grid + 0.5 + DUST)
+    return found
 
 
 def compile_condition(condition: Condition, terms: Terms) -> Predicate:
@@ -86,11 +90,12 @@ def compile_condition(condition: Condition, terms: Terms) -> Predicate:
 
 def _compare(column: str, comparator: str, number: float, grid: float | None) -> Predicate:
     test = _COMPARE[comparator]
+    bound = number if grid is None else round(number / grid, 9)
 
     def predicate(columns: Columns) -> Truth:
         values = columns[column]
-        rounded = values if grid is None else round_half_up(values, grid)
-        return np.where(np.isnan(values), 0, np.where(test(rounded, number), 1, -1)).astype(np.int8)
+        met = test(values, number) if grid is None else test(steps(values, grid), bound)
+        return np.where(np.isnan(values), 0, np.where(met, 1, -1)).astype(np.int8)
 
     return predicate
 

@@ -27,6 +27,7 @@ STATE = np.dtype(
         ("last_clear", "i8"),
         ("weak", "?"),  # everything so far came from weak sources
         ("count", "u2"),  # consecutive visits
+        ("urgent", "?"),  # this episode was urgent already
     ]
 )
 SESSION_GAP = 600_000_000  # readings within ten minutes are one session
@@ -63,6 +64,8 @@ class Move(IntEnum):
     APPENDED = 9
     CLEARED = 10
     CLOSED = 11
+    AT_ONCE = 12
+    WORSENED = 13
 
 
 # hit, clear: 1 true, 0 unknown or not applicable, -1 false. valid: not a weak source. late: too old to page normally.
@@ -85,7 +88,7 @@ Array = NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A rule's durations in µs and its counts."""
+    """A rule's durations in µs and its counts. within 0: no repeat is waited for."""
 
     within: int = 0
     apart: int = 0
@@ -100,8 +103,9 @@ class Timing:
 
         if rule.consecutive is not None:
             return cls(apart=micro(rule.consecutive.apart), visits=rule.consecutive.count)
-        assert rule.confirm is not None
         assert rule.clear is not None
+        if rule.confirm is None:
+            return cls(keep_firing=micro(rule.keep_firing), sessions=rule.clear.sessions)
         return cls(micro(rule.confirm.within), micro(rule.confirm.apart), micro(rule.keep_firing), rule.clear.sessions)
 
 
@@ -136,11 +140,13 @@ def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     due = (e["kind"] == Kind.TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
 
     rush = urgent & ~firing
+    worsened = urgent & firing & ~s["urgent"]
     late = hit & ~urgent & e["late"] & (normal | unconfirmed)
-    opened = hit & ~urgent & ~e["late"] & (normal | unconfirmed)
+    begun = hit & ~urgent & ~e["late"] & (normal | unconfirmed)
+    at_once, opened = (begun, begun & False) if timing.within == 0 else (begun & False, begun)
     confirmed = hit & ~urgent & pending & is_repeat
     trusted = hit & ~urgent & pending & ~is_repeat & e["valid"] & s["weak"]
-    appended = (hit & ~urgent & pending & ~is_repeat) | ((hit | reported) & firing)
+    appended = (hit & ~urgent & pending & ~is_repeat) | ((hit | reported) & firing & ~worsened)
     refuted = miss & pending & is_repeat & (e["at"] > s["first"])
     calmer = miss & firing & e["valid"] & (e["at"] > s["last"])
     calm = calmer & (e["clear"] == 1)
@@ -157,22 +163,25 @@ def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     s["deadline"] = np.where(enough & counted & ~cleared, held_until, s["deadline"])
 
     moves = np.select(
-        [rush, late, opened, confirmed, appended, refuted, cleared, unverified, expired, ended],
-        [Move.URGENT, Move.LATE, Move.OPENED, Move.CONFIRMED, Move.APPENDED, Move.NOT_CONFIRMED, Move.CLEARED,
-         Move.UNVERIFIED, Move.DEADLINE, Move.CLOSED],
+        [rush, worsened, late, at_once & e["valid"], at_once, opened, confirmed, appended, refuted, cleared, unverified, expired, ended],
+        [Move.URGENT, Move.WORSENED, Move.LATE, Move.AT_ONCE, Move.UNVERIFIED, Move.OPENED, Move.CONFIRMED, Move.APPENDED,
+         Move.NOT_CONFIRMED, Move.CLEARED, Move.UNVERIFIED, Move.DEADLINE, Move.CLOSED],
         Move.NONE,
     ).astype(np.uint8)  # fmt: skip
 
-    fires = rush | late | confirmed | unverified | expired
+    fires = rush | late | at_once | confirmed | unverified | expired
     s["phase"] = np.select(
         [fires, opened, refuted, cleared | ended], [Phase.FIRING, Phase.PENDING, Phase.UNCONFIRMED, Phase.NORMAL], s["phase"]
     )
-    s["first"] = np.where(opened | trusted | ((rush | late) & ~pending), e["at"], s["first"])
-    begins = opened | ((rush | late) & ~pending)
+    begins = opened | at_once | ((rush | late) & ~pending)
+    s["first"] = np.where(begins | trusted, e["at"], s["first"])
+    s["urgent"] = np.where(begins, rush, s["urgent"] | rush | worsened)
     s["last"] = np.where(begins, e["at"], np.where(hit | reported, np.maximum(s["last"], e["at"]), s["last"]))
     s["weak"] = np.where(begins, ~e["valid"], np.where(trusted | confirmed, False, s["weak"]))
-    s["deadline"] = np.where(opened, e["now"] + timing.within, np.where(fires | refuted | relapse | (firing & appended), 0, s["deadline"]))
-    fresh = fires | opened | relapse | (firing & appended)
+    s["deadline"] = np.where(
+        opened, e["now"] + timing.within, np.where(fires | refuted | relapse | (firing & (appended | worsened)), 0, s["deadline"])
+    )
+    fresh = fires | opened | relapse | (firing & (appended | worsened))
     s["clears"] = np.where(fresh, 0, s["clears"])
     s[cleared | ended] = np.zeros(1, STATE)[0]
     return moves

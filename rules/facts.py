@@ -13,7 +13,8 @@ from rules.pack import FACTS
 from vitals.errors import BadInput
 from vitals.floor.database import Connection
 
-RECORDED = ("birth_date", "sex", "pregnant", "lactating", "hypertension")
+CONDITIONS = ("hypertension", "diabetes", "chronic_lung_disease", "heart_failure")
+RECORDED = ("birth_date", "sex", "pregnant", "lactating", *CONDITIONS)
 PAST_CHILDBEARING = 60  # years; from here on "not pregnant" is derived when nothing is recorded
 
 Facts = Mapping[str, Any]
@@ -30,7 +31,7 @@ def columns(facts: Facts, at: datetime, zone: ZoneInfo) -> dict[str, float]:
     unknown = float("nan")
     age = float(age_years(facts["birth_date"], at.astimezone(zone).date())) if facts.get("birth_date") else unknown
     found = {"age_years": age}
-    for name in ("pregnant", "lactating", "hypertension"):
+    for name in ("pregnant", "lactating", *CONDITIONS):
         value = facts.get(name)
         found[name] = unknown if value is None else float(value)
     cannot = facts.get("sex") == "male" or age >= PAST_CHILDBEARING or age < 10

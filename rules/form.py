@@ -17,7 +17,7 @@ from vitals.errors import ConfigError
 from vitals.measurement import SETTINGS
 
 # Facts about a person that a condition may name; what is not recorded is unknown, never "no".
-FACTS = ("age_years", "pregnant", "lactating", "hypertension")
+FACTS = ("age_years", "pregnant", "lactating", "hypertension", "diabetes", "chronic_lung_disease", "heart_failure")
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -69,7 +69,7 @@ class Consecutive(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Rule(msgspec.Struct, forbid_unknown_fields=True):
-    """confirm rules raise at the first hit and confirm by a repeat; consecutive rules raise at the n-th visit."""
+    """With `confirm` a rule raises at the first hit and fires at a repeat, without it at once; with `consecutive` at the n-th visit."""
 
     id: str
     family: str
@@ -90,6 +90,8 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True):
     late_after: str = "24h"
     severity_urgent: Severity = Severity.P1
     inhibited_by: str | None = None
+    columns: dict[str, dict[str, Any]] = {}  # features of what this person measured in the last `look_back`
+    look_back: str = "0s"
 
 
 class Effective(msgspec.Struct, forbid_unknown_fields=True, rename={"since": "from", "until": "to"}):

@@ -108,9 +108,9 @@ def mean(history: History, of: str, where: Mapping[str, Any] | None = None) -> V
     return statistics.fmean(value for _, value in points) if points else None
 
 
-def count(history: History, where: Mapping[str, Any]) -> Value:
-    """How many readings are about this."""
-    return float(sum(fits(one, where) for one in history.readings))
+def count(history: History, where: Mapping[str, Any], of: str | None = None) -> Value:
+    """How many readings (with a value `of`) are about this."""
+    return float(sum(fits(one, where) for one in history.readings if of is None or of in one.values))
 
 
 def about(history: History, name: str, of: str | None = None) -> Value:
@@ -194,6 +194,13 @@ def _rises(history: History, of: str, days: int) -> list[tuple[datetime, float, 
         for before, value in points[:number]
         if at - before <= timedelta(days=days)
     ]
+
+
+def gain(history: History, of: str, days: int, digits: int = 1) -> Value:
+    """The latest value less the least one of the last so many days."""
+    points = _points(history, of)
+    recent = [value for at, value in points if points[-1][0] - at <= timedelta(days=days)]
+    return round(points[-1][1] - min(recent), digits) if len(recent) > 1 else None
 
 
 def jump(history: History, of: str) -> Value:
@@ -323,7 +330,7 @@ def above_baseline(history: History, of: str, baseline: str) -> Value:
 FEATURES: dict[str, Callable[..., Value]] = {
     function.__name__: function
     for function in (
-        last, greatest, least, mean, count, about, days_reaching, hours_apart_reaching, minutes_above, longest_below, share, rise, rise_day,
+        last, greatest, least, mean, count, about, days_reaching, hours_apart_reaching, minutes_above, longest_below, share, rise, rise_day, gain,
         jump, fall, between_arms, first_pair_gap, protocol_mean, lower_of_last_two, home_series, blood_glucose_risk, linear, rmssd,
         irregularity, body_mass_index, over_fact, above_baseline,
     )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rules import tables
-from rules.condition import Condition, Terms
+from rules.condition import DUST, Condition, Terms
 from rules.engine import SESSION_GAP, Kind, Move, Phase, Timing
 from rules.tables import Table
 
@@ -46,9 +46,9 @@ def holds(condition: Condition, row: Row, terms: Terms) -> bool | None:
         return None
     if isinstance(value, bool):
         return bool((number >= 0.5) == value)
-    grid = terms.grids.get(key)
-    if grid is not None:
-        number = math.floor(number / grid + 0.5) * grid
+    grid = terms.grids.get(key, 0)
+    if grid and math.isfinite(number):
+        number = math.floor(number / grid + 0.5 + DUST)  # whole steps
     for comparator, limit in value.items():
         if comparator in ("is", "in"):
             if not isinstance(number, str):
@@ -56,7 +56,7 @@ def holds(condition: Condition, row: Row, terms: Terms) -> bool | None:
             if number not in ([limit] if comparator == "is" else limit):
                 return False
             continue
-        bound = terms.number(limit)
+        bound = round(terms.number(limit) / grid, 9) if grid else terms.number(limit)
         assert not isinstance(number, str)
         if not {"ge": number >= bound, "gt": number > bound, "le": number <= bound, "lt": number < bound}[comparator]:
             return False
@@ -142,7 +142,7 @@ def evaluate(table: Table, rows: Sequence[Row], terms: Terms) -> list[dict[str, 
     return results
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
     """One subject's state of one rule; the fields are those of `rules.engine.STATE`."""
 
@@ -154,6 +154,7 @@ class State:
     last_clear: int = 0
     weak: bool = False
     count: int = 0
+    urgent: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,35 +198,36 @@ def _is_repeat(timing: Timing, state: State, event: Event) -> bool:
 
 def _on_hit(timing: Timing, state: State, event: Event, *, urgent: bool) -> tuple[State, Move]:
     weak = not event.valid
+    latest = max(state.last, event.at)
     if state.phase == Phase.FIRING:
-        latest = max(state.last, event.at)
-        return State(Phase.FIRING, state.first, latest, 0, 0, state.last_clear, state.weak, state.count), Move.APPENDED
+        worse = urgent and not state.urgent
+        again = replace(state, last=latest, deadline=0, clears=0, urgent=state.urgent or urgent)
+        return again, Move.WORSENED if worse else Move.APPENDED
     if state.phase == Phase.PENDING:
-        latest = max(state.last, event.at)
+        fired = replace(state, phase=Phase.FIRING, last=latest, deadline=0, clears=0)
         if urgent:
-            return State(Phase.FIRING, state.first, latest, 0, 0, state.last_clear, state.weak, state.count), Move.URGENT
+            return replace(fired, urgent=True), Move.URGENT
         if _is_repeat(timing, state, event):
-            return State(Phase.FIRING, state.first, latest, 0, 0, state.last_clear, False, state.count), Move.CONFIRMED
+            return replace(fired, weak=False), Move.CONFIRMED
         first = event.at if event.valid and state.weak else state.first  # the first trustworthy value is what a repeat must confirm
-        still_weak = state.weak and weak
-        return State(Phase.PENDING, first, latest, state.deadline, state.clears, state.last_clear, still_weak, state.count), Move.APPENDED
+        return replace(state, first=first, last=latest, weak=state.weak and weak), Move.APPENDED
+    begun = State(Phase.FIRING, event.at, event.at, 0, 0, state.last_clear, weak, state.count, urgent)
     if urgent:
-        return State(Phase.FIRING, event.at, event.at, 0, 0, state.last_clear, weak, state.count), Move.URGENT
+        return begun, Move.URGENT
     if event.late:
-        return State(Phase.FIRING, event.at, event.at, 0, 0, state.last_clear, weak, state.count), Move.LATE
-    deadline = event.now + timing.within
-    return State(Phase.PENDING, event.at, event.at, deadline, 0, state.last_clear, weak, state.count), Move.OPENED
+        return begun, Move.LATE
+    if timing.within == 0:
+        return begun, Move.UNVERIFIED if weak else Move.AT_ONCE
+    return replace(begun, phase=Phase.PENDING, deadline=event.now + timing.within), Move.OPENED
 
 
 def _on_miss(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
     if state.phase == Phase.PENDING and _is_repeat(timing, state, event) and event.at > state.first:
-        return State(
-            Phase.UNCONFIRMED, state.first, state.last, 0, state.clears, state.last_clear, state.weak, state.count
-        ), Move.NOT_CONFIRMED
+        return replace(state, phase=Phase.UNCONFIRMED, deadline=0), Move.NOT_CONFIRMED
     if state.phase != Phase.FIRING or not event.valid or event.at <= state.last:
         return state, Move.NONE
     if event.clear is not True:
-        return State(Phase.FIRING, state.first, state.last, 0, 0, state.last_clear, state.weak, state.count), Move.NONE
+        return replace(state, deadline=0, clears=0), Move.NONE
     if state.clears and event.at - state.last_clear < SESSION_GAP:
         return state, Move.NONE  # the same session
     clears = state.clears + 1
@@ -233,14 +235,14 @@ def _on_miss(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
     if clears >= timing.sessions and event.now >= held_until:
         return State(), Move.CLEARED
     deadline = held_until if clears >= timing.sessions else state.deadline
-    return State(Phase.FIRING, state.first, state.last, deadline, clears, event.at, state.weak, state.count), Move.NONE
+    return replace(state, deadline=deadline, clears=clears, last_clear=event.at), Move.NONE
 
 
 def _on_tick(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
     if not state.deadline or event.now < state.deadline:
         return state, Move.NONE
     if state.phase == Phase.PENDING:
-        fired = State(Phase.FIRING, state.first, state.last, 0, 0, state.last_clear, state.weak, state.count)
+        fired = replace(state, phase=Phase.FIRING, deadline=0, clears=0)
         return fired, Move.UNVERIFIED if state.weak else Move.DEADLINE
     if state.phase == Phase.FIRING and state.clears >= timing.sessions:
         return State(), Move.CLEARED

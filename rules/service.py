@@ -5,6 +5,7 @@ Everything that decides is in `rules.condition` and `rules.engine`; here it is f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ingest import readings
 from ingest.batch import Batch, Stored
-from rules import alerts, condition, engine, facts, reevaluate, states
+from rules import alerts, condition, engine, facts, reevaluate, states, windows
 from rules.engine import EVENT, Array, Kind, Move, Phase, Timing
 from rules.pack import FACTS, Pack, Rule, duration
 from vitals.alert import Change, Severity, State, Why
@@ -28,7 +29,7 @@ from vitals.metric import METRICS
 _WHY = {
     Move.OPENED: Why.OPENED, Move.CONFIRMED: Why.CONFIRMED, Move.DEADLINE: Why.DEADLINE, Move.UNVERIFIED: Why.UNVERIFIED,
     Move.URGENT: Why.URGENT, Move.LATE: Why.LATE, Move.REPEATED: Why.REPEATED, Move.NOT_CONFIRMED: Why.NOT_CONFIRMED,
-    Move.APPENDED: Why.APPENDED, Move.CLEARED: Why.CLEARED,
+    Move.APPENDED: Why.APPENDED, Move.CLEARED: Why.CLEARED, Move.AT_ONCE: Why.AT_ONCE, Move.WORSENED: Why.WORSENED,
 }  # fmt: skip
 _STATE = {Phase.NORMAL: State.CLEARED, Phase.PENDING: State.PENDING, Phase.FIRING: State.FIRING, Phase.UNCONFIRMED: State.UNCONFIRMED}
 
@@ -40,10 +41,16 @@ _SENTENCES = {
     Why.UNVERIFIED: ("来源未经验证的危急值:请电话联系并复测", "unverified danger value: call and re-measure"),
     Why.URGENT: ("伴危险症状、妊娠或哺乳,不等复测", "danger symptom, pregnancy or lactation: no wait for a repeat"),
     Why.LATE: ("迟到的危急值", "late danger value"),
+    Why.AT_ONCE: ("", ""),
+    Why.WORSENED: ("较前加重", "worse than before"),
     Why.REPEATED: ("", ""),
     Why.NOT_CONFIRMED: ("复测未确认,请查看两次读数", "the repeat did not confirm; see both readings"),
 }
-_FACT_WORDS = {"age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压"}
+_FACT_WORDS = {
+    "age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压", "diabetes": "是否患糖尿病",
+    "chronic_lung_disease": "是否患慢性肺病", "heart_failure": "是否患心力衰竭",
+}  # fmt: skip
+_CENSORED = {"HI": np.inf, "+INF": np.inf, "LO": -np.inf, "-INF": -np.inf}  # beyond what the device can show: danger, never a number
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,12 @@ class Compiled:
     late_after: timedelta
     needs: frozenset[str]
     metrics: frozenset[str]
+    look_back: timedelta
+
+    @property
+    def by_symptoms(self) -> bool:
+        """Whether a reported symptom alone is danger: in packs that ask for symptoms, rules that have an urgent side."""
+        return self.urgent is not None and bool(self.pack.document.symptoms)
 
 
 def compile_packs(packs: Sequence[Pack]) -> list[Compiled]:
@@ -75,7 +88,7 @@ def _compile(pack: Pack, rule: Rule) -> Compiled:
     return Compiled(
         pack, rule, Timing.of(rule), condition.compile_condition(rule.when, pack.terms), maybe(rule.applies), maybe(rule.urgent),
         maybe(rule.clear.when if rule.clear else None), duration(rule.late_after),
-        frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)),
+        frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)), duration(rule.look_back),
     )  # fmt: skip
 
 
@@ -89,6 +102,11 @@ def make_columns(rows: Sequence[Stored], known: facts.People, zone: ZoneInfo) ->
                 at, values = found[code]
                 at.append(number)
                 values.append(value)
+        for code, said in stored.measurement.codes.items():
+            if said in _CENSORED and code in found and code not in stored.measurement.values:
+                at, values = found[code]
+                at.append(number)
+                values.append(_CENSORED[said])
     for code, (at, values) in found.items():
         if at:
             columns[code][at] = values
@@ -182,12 +200,13 @@ class Rules:
         new: dict[str, Array] = {}
         phases: dict[str, NDArray[np.uint8]] = {}
         for compiled in self._rules:
+            columns = columns | await self._windows(connection, compiled, rows)
             events = outcomes(compiled, source, columns, now)
             events["now"] = stored_at
             events["late"] = source.synced & (source.at < stored_at - compiled.late_after // timedelta(microseconds=1))
             muted = phases.get(compiled.rule.inhibited_by or "")
             inhibited = None if muted is None else np.isin(muted, (Phase.PENDING, Phase.FIRING))
-            urgent = before.urgent if compiled.urgent is not None else []
+            urgent = before.urgent if compiled.by_symptoms else []
             new[compiled.rule.id], after = reevaluate.replay(compiled.timing, events, urgent, before.ended, inhibited, micros(now))
             phases[compiled.rule.family] = after
         await states.write(connection, [subject], old, new)
@@ -238,6 +257,7 @@ class Rules:
         family_phases: dict[str, NDArray[np.uint8]] = {}
         found: list[tuple[int, int, Change]] = []
         for rank, compiled in enumerate(self._rules):
+            columns = columns | await self._windows(connection, compiled, rows)
             events = self._events(compiled, source, columns, now, len(ends), len(urgent), len(ticked))
             if compiled.rule.inhibited_by in family_phases:
                 events["inhibited"] = np.isin(family_phases[compiled.rule.inhibited_by], (Phase.PENDING, Phase.FIRING))
@@ -254,6 +274,10 @@ class Rules:
             if moved is not None:
                 batch.changes.append(moved)
         await self._settle_missing_facts(connection, batch, known, now)
+
+    async def _windows(self, connection: Connection, compiled: Compiled, rows: Sequence[Stored]) -> dict[str, NDArray[np.float64]]:
+        made = compiled.rule.columns
+        return await windows.columns(connection, rows, made, compiled.look_back, compiled.rule.settings) if made else {}
 
     def _events(
         self,
@@ -273,14 +297,14 @@ class Rules:
             if kind != Kind.MEASUREMENT:
                 part["at"] = part["now"] = micros(now)
                 part["valid"] = True
-        if compiled.urgent is None:
-            parts[1]["kind"] = Kind.TICK  # symptoms concern only rules that have an urgent side
+        if not compiled.by_symptoms:
+            parts[1]["kind"] = Kind.TICK
         return np.concatenate(parts)
 
     def _change(self, compiled: Compiled, subject: str, move: Move, phase: Phase, stored: Stored | None, now: datetime) -> Change:
         rule, why = compiled.rule, _WHY[move]
         severity = rule.severity
-        if why is Why.URGENT:
+        if why in (Why.URGENT, Why.WORSENED):
             severity = rule.severity_urgent
         elif why is Why.NOT_CONFIRMED:
             severity = Severity.P3
@@ -350,8 +374,13 @@ def explain(compiled: Compiled, why: Why, stored: Stored | None) -> dict[str, An
     }  # fmt: skip
     more_zh, more_en = _SENTENCES.get(why, ("", ""))
     if stored is not None:
-        # as the device showed it: whole mm[Hg]
-        numbers = {code: f"{value:.0f}" for code, value in stored.measurement.values.items() if not isinstance(value, str)}
+        # as the device showed it: half-up to the pack's grid
+        grids = document.round
+        numbers = {
+            code: f"{math.floor(value / grids[code] + 0.5) * grids[code]:.{_digits(grids[code])}f}" if code in grids else f"{value:g}"
+            for code, value in stored.measurement.values.items()
+            if not isinstance(value, str)
+        } | {code: said for code, said in stored.measurement.codes.items() if said in _CENSORED}
         words = {**dict.fromkeys(METRICS, "—"), **{name: f"{value:g}" for name, value in compiled.pack.numbers.items()}, **numbers}
         told["zh"] = rule.explain.zh.format_map(words) + (f"。{more_zh}" if more_zh else "")
         told["en"] = rule.explain.en.format_map(words) + (f"; {more_en}" if more_en else "")
@@ -362,6 +391,10 @@ def explain(compiled: Compiled, why: Why, stored: Stored | None) -> dict[str, An
     elif more_zh:
         told["because_zh"], told["because_en"] = more_zh, more_en
     return told
+
+
+def _digits(grid: float) -> int:
+    return max(0, -math.floor(math.log10(grid)))
 
 
 def thresholds(pack: Pack) -> dict[str, float]:

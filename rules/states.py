@@ -81,13 +81,13 @@ async def write(connection: Connection, subjects: Sequence[str], before: dict[st
     kept = np.flatnonzero(~gone)
     if len(kept):
         await connection.execute(
-            "insert into rule_state (subject, rule, phase, first, last, deadline, clears, last_clear, weak, count)"
-            " select subject, rule, phase, first, last, deadline, clears, last_clear, weak <> 0, count"
-            " from unnest(%s::text[], %s::text[], %s, %s, %s, %s, %s, %s, %s, %s)"
-            " as n(subject, rule, phase, first, last, deadline, clears, last_clear, weak, count) order by subject, rule"
+            "insert into rule_state (subject, rule, phase, first, last, deadline, clears, last_clear, weak, count, urgent)"
+            " select subject, rule, phase, first, last, deadline, clears, last_clear, weak <> 0, count, urgent <> 0"
+            " from unnest(%s::text[], %s::text[], %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " as n(subject, rule, phase, first, last, deadline, clears, last_clear, weak, count, urgent) order by subject, rule"
             " on conflict (subject, rule) do update set"
-            " (phase, first, last, deadline, clears, last_clear, weak, count) = (excluded.phase, excluded.first, excluded.last,"
-            " excluded.deadline, excluded.clears, excluded.last_clear, excluded.weak, excluded.count)",
+            " (phase, first, last, deadline, clears, last_clear, weak, count, urgent) = (excluded.phase, excluded.first, excluded.last,"
+            " excluded.deadline, excluded.clears, excluded.last_clear, excluded.weak, excluded.count, excluded.urgent)",
             ([names[at] for at in kept], [rules[at] for at in kept], *(rows[kept][name].astype(np.int64) for name in STATE.names or ())),
         )
     waiting = np.flatnonzero(rows["deadline"] > 0)

@@ -208,6 +208,13 @@ def ranges_of(group: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     return found
 
 
+def metrics_read(made: Mapping[str, Any]) -> set[str]:
+    """The values that a feature looks at."""
+    _, arguments = only(made)
+    of = arguments.get("of", [])
+    return {of} if isinstance(of, str) else set(of) | set(arguments.get("at_or_above", {}))
+
+
 def column_value(person: History, name: str, table: Table) -> Value:
     """One column of one history: a feature, the latest value of a metric, or a fact."""
     if name in table.columns:

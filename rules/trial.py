@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from rules import condition, engine, history, reference, tables
+from rules import condition, engine, history, reference, tables, windows
 from rules.condition import Terms
 from rules.engine import EVENT, STATE, Kind, Phase, Timing
 from rules.pack import FACTS, Pack, Rule, duration
@@ -22,6 +22,7 @@ from rules.tables import Table
 from vitals.metric import METRICS
 
 _WORDS = {Phase.NORMAL: "none", Phase.PENDING: "pending", Phase.FIRING: "firing", Phase.UNCONFIRMED: "unconfirmed"}
+_EPOCH = datetime(2026, 1, 5, 8, tzinfo=UTC)
 _START = 1_700_000_000_000_000  # µs; any moment will do
 
 
@@ -78,11 +79,14 @@ def unguarded(pack: Pack) -> list[str]:
                     continue
                 found.append(f"classification {name}: {'.'.join(map(str, path))} = {_at(raw, path)} may become {step:g} unnoticed")
     for at, rule in enumerate(pack.rules):
-        raw = {"when": rule.when, "applies": rule.applies}
+        raw = {"when": rule.when, "applies": rule.applies} | ({"clear": {"when": rule.clear.when}} if rule.clear else {})
         for path in _numbers(raw):
             for step in _steps(_at(raw, path)):
                 rules = [*pack.rules]
-                rules[at] = msgspec.structs.replace(rule, **_moved(raw, path, step))
+                changed = _moved(raw, path, step)
+                if rule.clear is not None:
+                    changed["clear"] = msgspec.structs.replace(rule.clear, when=changed["clear"]["when"])
+                rules[at] = msgspec.structs.replace(rule, **changed)
                 if not _tests_fail(replace(pack, document=msgspec.structs.replace(pack.document, rules=rules))):
                     found.append(f"rule {rule.id}: {'.'.join(map(str, path))} = {_at(raw, path)} may become {step:g} unnoticed")
     for name, value in pack.numbers.items():
@@ -143,6 +147,7 @@ def _moved(raw: dict[str, Any], path: tuple[Any, ...], number: float) -> dict[st
 def state_after(pack: Pack, rule: Rule, given: list[Mapping[str, Any]], wait: str | None) -> str:
     """The alert state of one rule after readings at their times `t`, and after waiting beyond the last."""
     columns = {name: np.array([_number(row.get(name)) for row in given]) for name in (*METRICS, *FACTS)}
+    columns |= _windows(rule, given)
     events = np.zeros(len(given), EVENT)
     hit = condition.compile_condition(rule.when, pack.terms)(columns)
     if rule.applies:
@@ -162,6 +167,26 @@ def state_after(pack: Pack, rule: Rule, given: list[Mapping[str, Any]], wait: st
     state = np.zeros(1, STATE)
     engine.run(Timing.of(rule), state, np.zeros(len(events), np.int64), events)
     return _WORDS[Phase(state["phase"][0])]
+
+
+def _windows(rule: Rule, given: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the rule's features make of the readings of a test, in the order they stand there."""
+    past = [
+        windows.reading(
+            _EPOCH + duration(row.get("t", "0s")), {code: value for code, value in row.items() if code in METRICS},
+            row.get("setting", rule.settings[0]), row.get("flags", ()),
+        )
+        for row in given
+    ]  # fmt: skip
+    seen = [
+        [
+            one
+            for one in past[: at + 1]
+            if until.at - duration(rule.look_back) <= one.at <= until.at and one.about["setting"] in rule.settings
+        ]
+        for at, until in enumerate(past)
+    ]
+    return {name: np.array([windows.feature(made, one) for one in seen]) for name, made in rule.columns.items()}
 
 
 def _number(value: Any) -> float:

@@ -21,6 +21,13 @@ from yizhan.composition import Service, free_port
 
 settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
 settings.load_profile("ci")
+NOW_RUNNING = Path(".pytest_cache") / "now_running"
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """A test that hangs ends the whole run: the file says which it was."""
+    NOW_RUNNING.parent.mkdir(exist_ok=True)
+    NOW_RUNNING.write_text(f"{nodeid}\n")
 
 
 def missing(lane: str, reason: str) -> None:

@@ -63,6 +63,8 @@ class Why(StrEnum):
     DEADLINE = "deadline"
     UNVERIFIED = "unverified"
     URGENT = "urgent"
+    AT_ONCE = "at_once"  # a rule that waits for no repeat
+    WORSENED = "worsened"  # what fires already became urgent
     LATE = "late"
     REPEATED = "repeated"
     NOT_CONFIRMED = "not_confirmed"

@@ -32,6 +32,15 @@ ROWS = st.fixed_dictionaries(
         "hypertension": st.sampled_from([None, 0, 1]),
     }
 )
+
+
+def numbers_in(part: object) -> set[float]:
+    if isinstance(part, dict):
+        own = {float(v) for k, v in part.items() if k in condition.COMPARATORS and isinstance(v, int | float)}
+        return own.union(*map(numbers_in, part.values()))
+    return set().union(*map(numbers_in, part)) if isinstance(part, list) and part else set()
+
+
 TRUTH = {True: 1, None: 0, False: -1}
 
 
@@ -40,6 +49,37 @@ def every_condition() -> list[pack.Condition]:
     for rule in PACK.rules:
         found += [part for part in (rule.when, rule.applies, rule.urgent, rule.clear.when if rule.clear else None) if part]
     return found
+
+
+@pytest.mark.parametrize("name", pack.shipped())
+@given(data=st.data())
+@settings(max_examples=50)
+def test_the_conditions_of_every_rule_agree_with_the_reference(name: str, data: st.DataObject) -> None:
+    one = pack.load_named(name)
+    parts = [
+        part for rule in one.rules for part in (rule.when, rule.applies, rule.urgent, rule.clear.when if rule.clear else None) if part
+    ]  # fmt: skip
+    numbers = sorted({number for part in parts for number in numbers_in(part)} | {0.0, 1.0})
+    near = [n + d for n in numbers for d in (-1, -0.1, -0.06, -0.05, -0.04, 0, 0.04, 0.05, 0.1, 1)]
+    value = st.none() | st.sampled_from(near) | st.floats(0, 400) | st.sampled_from([float("inf"), -float("inf")])
+    names = sorted(set().union(*(condition.names(part, one.terms) for part in parts)) if parts else [])
+    rows = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(names, value)), min_size=1, max_size=10))
+    columns = {column: np.array([np.nan if row[column] is None else float(row[column]) for row in rows]) for column in names}
+    for part in parts:
+        vector = condition.compile_condition(part, one.terms)(columns)
+        assert vector.tolist() == [TRUTH[reference.holds(part, row, one.terms)] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(3.9, 1, -1), (3.94, 1, -1), (3.95, -1, -1), (16.65, -1, 1), (16.64, -1, -1), (16.7, -1, 1)]
+)
+def test_values_are_compared_as_the_device_shows_them(value: float, low: int, high: int) -> None:
+    terms = condition.Terms(grids={"glucose": 0.1})
+    column = {"glucose": np.array([value])}
+    assert condition.compile_condition({"glucose": {"le": 3.9}}, terms)(column).tolist() == [low]
+    assert condition.compile_condition({"glucose": {"ge": 16.7}}, terms)(column).tolist() == [high]
+    assert reference.holds({"glucose": {"le": 3.9}}, {"glucose": value}, terms) is (low == 1)
+    assert reference.holds({"glucose": {"ge": 16.7}}, {"glucose": value}, terms) is (high == 1)
 
 
 @given(st.lists(ROWS, min_size=1, max_size=20))
@@ -62,10 +102,14 @@ EVENTS = st.builds(
     late=st.sampled_from([False, False, False, True]),
     inhibited=st.booleans(),
 )
-TIMINGS = [Timing.of(rule) for rule in PACK.rules] + [Timing(within=5 * MINUTE, apart=MINUTE, keep_firing=3 * MINUTE, sessions=1)]
+TIMINGS = [
+    *(Timing.of(rule) for rule in PACK.rules),
+    Timing(within=5 * MINUTE, apart=MINUTE, keep_firing=3 * MINUTE, sessions=1),
+    Timing(keep_firing=3 * MINUTE, sessions=1),
+]
 
 
-@pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "short"])
+@pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "short", "at_once"])
 @given(events=st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=60))
 @settings(max_examples=400)
 def test_the_state_machine_agrees_with_the_reference(timing: Timing, events: list[tuple[int, reference.Event]]) -> None:
