@@ -330,7 +330,8 @@ def above_baseline(history: History, of: str, baseline: str) -> Value:
 FEATURES: dict[str, Callable[..., Value]] = {
     function.__name__: function
     for function in (
-        last, greatest, least, mean, count, about, days_reaching, hours_apart_reaching, minutes_above, longest_below, share, rise, rise_day, gain,
+        last, greatest, least, mean, count, about, days_reaching, hours_apart_reaching, minutes_above, longest_below, share, rise, rise_day,
+        gain,
         jump, fall, between_arms, first_pair_gap, protocol_mean, lower_of_last_two, home_series, blood_glucose_risk, linear, rmssd,
         irregularity, body_mass_index, over_fact, above_baseline,
     )
