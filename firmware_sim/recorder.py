@@ -80,7 +80,8 @@ class Recorder(VirtualDevice):
         """Whether this host may have the records; a device that wants something first waits for it here."""
         if self._wants_time:
             try:
-                await asyncio.wait_for(self._time_written.wait(), 5 * self._idle)
+                async with asyncio.timeout(5 * self._idle):
+                    await self._time_written.wait()
             except TimeoutError:
                 return False
         return self.connection is connection
@@ -96,7 +97,8 @@ class Recorder(VirtualDevice):
             if at >= len(self.memory):
                 self._stored.clear()
                 try:
-                    await asyncio.wait_for(self._stored.wait(), self._idle)
+                    async with asyncio.timeout(self._idle):
+                        await self._stored.wait()
                 except TimeoutError:
                     return
                 continue

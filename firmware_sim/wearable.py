@@ -157,7 +157,8 @@ class Scale(Recorder):
     async def ready(self, connection: Connection) -> bool:
         if self._code is not None:
             try:
-                await asyncio.wait_for(self._consented.wait(), 5.0)
+                async with asyncio.timeout(5.0):
+                    await self._consented.wait()
             except TimeoutError:
                 return False
         return await super().ready(connection)

@@ -50,7 +50,7 @@ _FACT_WORDS = {
     "age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压", "diabetes": "是否患糖尿病",
     "chronic_lung_disease": "是否患慢性肺病", "heart_failure": "是否患心力衰竭",
 }  # fmt: skip
-_CENSORED = {"HI": np.inf, "+INF": np.inf, "LO": -np.inf, "-INF": -np.inf}  # beyond what the device can show: danger, never a number
+CENSORED = {"HI": np.inf, "+INF": np.inf, "LO": -np.inf, "-INF": -np.inf}  # beyond what the device can show: danger, never a number
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ def make_columns(rows: Sequence[Stored], known: facts.People, zone: ZoneInfo) ->
                 at.append(number)
                 values.append(value)
         for code, said in stored.measurement.codes.items():
-            if said in _CENSORED and code in found and code not in stored.measurement.values:
+            if said in CENSORED and code in found and code not in stored.measurement.values:
                 at, values = found[code]
                 at.append(number)
-                values.append(_CENSORED[said])
+                values.append(CENSORED[said])
     for code, (at, values) in found.items():
         if at:
             columns[code][at] = values
@@ -151,6 +151,15 @@ def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.f
     # lateness counts only when the time is certain; estimated and untrusted count as new
     events["late"] = source.synced & (source.at < micros(now - compiled.late_after))
     return events
+
+
+def severity_of(rule: Rule, move: Move) -> Severity:
+    """How severe a movement makes the alert."""
+    if move in (Move.URGENT, Move.WORSENED):
+        return rule.severity_urgent
+    if move is Move.NOT_CONFIRMED:
+        return Severity.P3
+    return max(rule.severity, Severity.P2) if move in (Move.LATE, Move.UNVERIFIED) else rule.severity
 
 
 class Rules:
@@ -303,13 +312,7 @@ class Rules:
 
     def _change(self, compiled: Compiled, subject: str, move: Move, phase: Phase, stored: Stored | None, now: datetime) -> Change:
         rule, why = compiled.rule, _WHY[move]
-        severity = rule.severity
-        if why in (Why.URGENT, Why.WORSENED):
-            severity = rule.severity_urgent
-        elif why is Why.NOT_CONFIRMED:
-            severity = Severity.P3
-        elif why in (Why.LATE, Why.UNVERIFIED):
-            severity = Severity.P2
+        severity = severity_of(rule, move)
         deadline = now + timedelta(microseconds=compiled.timing.within) if why is Why.OPENED else None
         return Change(
             subject, rule.family, rule.id, _STATE[phase], severity, why, now,
@@ -380,7 +383,7 @@ def explain(compiled: Compiled, why: Why, stored: Stored | None) -> dict[str, An
             code: f"{math.floor(value / grids[code] + 0.5) * grids[code]:.{_digits(grids[code])}f}" if code in grids else f"{value:g}"
             for code, value in stored.measurement.values.items()
             if not isinstance(value, str)
-        } | {code: said for code, said in stored.measurement.codes.items() if said in _CENSORED}
+        } | {code: said for code, said in stored.measurement.codes.items() if said in CENSORED}
         words = {**dict.fromkeys(METRICS, "—"), **{name: f"{value:g}" for name, value in compiled.pack.numbers.items()}, **numbers}
         told["zh"] = rule.explain.zh.format_map(words) + (f"。{more_zh}" if more_zh else "")
         told["en"] = rule.explain.en.format_map(words) + (f"; {more_en}" if more_en else "")

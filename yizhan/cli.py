@@ -15,7 +15,7 @@ from typing import Any
 from vitals.errors import BadInput, ConfigError, DecodeError
 from vitals.floor import process
 from vitals.settings import Settings, load
-from yizhan import workbench
+from yizhan import rulebench, workbench
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,11 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, words: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=words, description=words)
 
-    lints = (
-        ("lint", "load packs, run what they carry, and name every number that no test guards"),
-        ("test", "run the tests and examples that packs carry"),
-    )
-    for name, words in lints:
+    for name, words in (
+        ("up", "start everything on this machine, until Ctrl-C"),
+        ("demo", "one dangerous reading, end to end, bounded in time"),
+    ):
         command = add(name, words)
         command.add_argument("--radio", choices=("auto", "bluez", "in-process"), default="auto")
         command.add_argument("--broker", choices=("auto", "mosquitto", "amqtt"), default="auto")
@@ -82,17 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--model", default="", help='what this model does differently, e.g. "Beurer BM85"')
     decode.add_argument("--key", default="", help="bind key of an encrypted advertisement, hex")
     decode.add_argument("--address", default="", help="sender of an encrypted advertisement, AA:BB:CC:DD:EE:FF")
-    command = add("rules", "rule packs")
-    kinds = command.add_subparsers(dest="kind", required=True)
-    for name, words in (
-        ("lint", "load packs, run what they carry, name every number that no test guards"),
-        ("test", "run the tests and examples that packs carry"),
-    ):
-        kind = kinds.add_parser(name, help=words)
-        kind.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
-    kind = kinds.add_parser("cases", help="evaluate a file of clinical cases, in both engines")
-    kind.add_argument("file", type=Path)
-    kind.add_argument("--json", action="store_true")
+    rulebench.add_commands(add("rules", "rule packs: check them, try them, see what they would raise"))
     command = add("retire", "drop measurements older than so many days, in whole chunks; what alerts cite is kept")
     command.add_argument("days", type=int)
     command = add("account", "make an account on the running `yizhan up`; prints its token once")
@@ -288,16 +277,6 @@ def _gatt(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _rules(chosen: argparse.Namespace) -> int:
-    from yizhan import rulebench
-
-    return (
-        rulebench.cases(chosen.file, as_json=chosen.json)
-        if chosen.kind == "cases"
-        else rulebench.lint(chosen.files, guards=chosen.kind == "lint")
-    )
-
-
 def _account(chosen: argparse.Namespace) -> int:
     from yizhan import town
 
@@ -311,6 +290,6 @@ def _account(chosen: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim,
-    "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": _rules, "account": _account,
+    "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": rulebench.run, "account": _account,
     "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos, "reconcile": workbench.reconcile,
 }  # fmt: skip

@@ -89,7 +89,7 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
 def bench(chosen: argparse.Namespace) -> int:
     process.log_to_stderr("error")
     told = asyncio.run(_benchmark(chosen))
-    print(json.dumps(told, ensure_ascii=False) if chosen.json else "\n".join(_lines(told)))
+    print(json.dumps(told, ensure_ascii=False) if chosen.json else "\n".join(lines(told)))
     return 0
 
 
@@ -124,17 +124,17 @@ async def _benchmark(chosen: argparse.Namespace) -> dict[str, Any]:
             return await store.run(_say, chosen.samples, "dense" if chosen.lane == "dense" else "batched", replay=chosen.kind == "replay")
 
 
-def _lines(told: Any, indent: int = 0) -> list[str]:
+def lines(told: Any, indent: int = 0) -> list[str]:
     """Figures as people read them: a line for each, what belongs together indented."""
-    lines: list[str] = []
+    told_lines: list[str] = []
     for name, value in told.items():
         if isinstance(value, dict) and set(value) == {"median", "worst", "runs"}:
-            lines.append(f"{'  ' * indent}{name}: {value['median']:,} (worst {value['worst']:,}, {len(value['runs'])} runs)")
+            told_lines.append(f"{'  ' * indent}{name}: {value['median']:,} (worst {value['worst']:,}, {len(value['runs'])} runs)")
         elif isinstance(value, dict):
-            lines += [f"{'  ' * indent}{name}:", *_lines(value, indent + 1)]
+            told_lines += [f"{'  ' * indent}{name}:", *lines(value, indent + 1)]
         else:
-            lines.append(f"{'  ' * indent}{name}: {value}")
-    return lines
+            told_lines.append(f"{'  ' * indent}{name}: {value}")
+    return told_lines
 
 
 def chaos(chosen: argparse.Namespace) -> int:
@@ -145,7 +145,7 @@ def chaos(chosen: argparse.Namespace) -> int:
     if chosen.remember is not None:
         git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
         told["totals"] = runner.remember(chosen.remember, told, git.stdout.strip())
-    print(json.dumps(told, ensure_ascii=False) if chosen.json else "\n".join(_lines(told)))
+    print(json.dumps(told, ensure_ascii=False) if chosen.json else "\n".join(lines(told)))
     return 0 if told["ok"] else 1
 
 

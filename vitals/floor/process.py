@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 
 from vitals.errors import ConfigError
 
+GRACE = 5.0  # s for what is left when a process stops
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -60,7 +62,10 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], level: str = "info") -
         for signum in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):
                 loop.add_signal_handler(signum, stop.set)
-        await main(stop)
+        try:
+            await main(stop)
+        finally:
+            await _end_what_is_left()
 
     try:
         asyncio.run(body())
@@ -74,3 +79,22 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], level: str = "info") -
         logging.getLogger("vitals.floor").exception("process failed")
         return 1
     return 0
+
+
+async def _end_what_is_left() -> None:
+    """Cancel every other task until none is left.
+
+    Once is not enough: `wait_for` of Python 3.11 loses a cancellation that comes together with its result, and the loop would then
+    wait for ever for a task that goes on (seen: a simulator that did not stop). Whoever resists for seconds is named and left behind.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + GRACE
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        if loop.time() > end:
+            names = sorted({getattr(task.get_coro(), "__qualname__", "") for task in others})
+            logging.getLogger("vitals.floor").error("tasks that would not end", extra={"tasks": names})
+            logging.shutdown()
+            os._exit(1)
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=0.1)

@@ -1,0 +1,105 @@
+"""Packs over a history: the synthetic town, what a new version would change, and what the database already concluded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import burden, town
+from rules import pack, past, replay
+from tests.ingest.helpers import Clinic, measurement, message
+from tests.rules.test_alerts import expire
+from vitals.floor import database
+
+PACKS = [pack.load_named(name) for name in pack.shipped()]
+
+
+def test_no_danger_that_a_device_saw_goes_unseen_in_the_town() -> None:
+    told = burden.figures(PACKS, 300, 60, seed=3)
+    assert told["measurements"] > 5_000
+    assert sum(kind["shown"] or 0 for kind in told["events"].values()) > 3, "a town where nothing happens proves nothing"
+    assert {name: kind["missed_though_shown"] for name, kind in told["events"].items() if kind["missed_though_shown"]} == {}
+    assert told["doctor_items"] < 15
+    assert told["nurse_items"] < 40
+
+
+def test_a_pack_that_sees_no_danger_misses_the_crises() -> None:
+    deaf = pack.load(pack.text_of("cn.nbphs3.htn").replace("{systolic: {ge: $danger_systolic}}", "{systolic: {ge: 300}}").replace(
+        "{diastolic: {ge: $danger_diastolic}}", "{diastolic: {ge: 300}}"))  # fmt: skip
+    raised, happened, shown, _ = burden.play([deaf], 300, 200, seed=1)
+    crises = [event for event in happened if event.what == "crisis" and event in shown]
+    assert crises
+    assert not [one for one in raised if one.family == "bp_danger"]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 256])
+def test_how_the_stream_is_cut_makes_no_difference(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = [town.resident(5, number, 30) for number in range(40)]
+
+    def play() -> list[replay.Raised]:
+        one = replay.Replay(PACKS, [resident.facts() for resident in people])
+        return [*one.feed(town.rows_of(5, people, 30)), *one.wait(town.START + timedelta(days=40))]
+
+    whole = sorted(play())
+    monkeypatch.setattr(replay, "CHUNK", chunk)
+    assert sorted(play()) == whole
+    assert whole
+
+
+def test_the_difference_of_two_versions_is_what_was_changed() -> None:
+    assert burden.difference(PACKS, PACKS, 200, 40)["gained"] == {}
+    text = pack.text_of("cn.nbphs3.htn")
+    stricter = pack.load(text.replace("danger_systolic: {value: 180", "danger_systolic: {value: 171"))
+    told = burden.difference([pack.load(text)], [stricter], 200, 40)
+    assert told["gained"]["P2"] > 0
+    assert list(told["by_doctor"]) == ["doctor-0"]
+
+
+@pytest.mark.services
+async def test_what_is_stored_gives_the_alerts_on_record(clinic: Clinic) -> None:
+    def old(hours: float, **values: Any) -> bytes:
+        return message(measurement(values["systolic"], 85, ago=timedelta(hours=hours), time_quality="estimated"))
+
+    await clinic.send(old(60, systolic=186), old(59.9, systolic=188), old(30, systolic=150), old(29, systolic=150))
+    await clinic.send(old(3, systolic=190))
+    await expire(clinic)
+    await clinic.idle()
+    async with await database.connect(clinic.conninfo) as connection:
+        since = (await clinic.rows("select now() - interval '5 days' as since"))[0]["since"]
+        told = await past.compare(connection, PACKS, since, "Asia/Shanghai")
+    assert told["measurements"] == 5
+    assert told["rules"]["htn.danger"] == {"items_replayed": 2, "alerts_on_record": 2}
+
+
+def test_the_commands_answer(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "yizhan", "rules", *arguments], capture_output=True, text=True, check=False)
+
+    assert run("lint").returncode == 0
+    burdened = run("burden", "--residents", "50", "--days", "10", "--json")
+    assert burdened.returncode == 0
+    assert json.loads(burdened.stdout)["residents"] == 50
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("pack: x\n")
+    told = run("lint", str(broken))
+    assert told.returncode == 2
+    assert "missing required field" in told.stderr
+    cases = tmp_path / "cases.json"
+    cases.write_text('{"cases": 5}')
+    assert run("cases", str(cases)).returncode == 2
+    right = {"id": "a", "axis": "bhb_category", "context": {}, "expected": {"category": "normal"},
+             "readings": [{"t": "2026-03-02T08:00:00+08:00", "type": "ketone_bhb", "value": 0.5, "unit": "mmol/L"}]}  # fmt: skip
+    cases.write_text(json.dumps({"cases": [right]}))
+    found = run("cases", str(cases), "--json")
+    assert found.returncode == 0
+    assert json.loads(found.stdout) == {
+        "cases": [{"id": "a", "axis": "bhb_category", "pass": True, "diff": {}}], "axes": {"bhb_category": {"cases": 1, "passed": 1}},
+    }  # fmt: skip
+    cases.write_text(json.dumps({"cases": [right | {"expected": {"category": "ketonaemia"}}]}))
+    assert run("cases", str(cases)).returncode == 1
