@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from bench import town
+from rules.engine import Move
 from rules.pack import Pack
 from rules.replay import FIRES, ITEMS, Raised, Replay, Row, per_hundred_a_week
 from vitals.floor.columns import micros
@@ -62,7 +63,7 @@ def figures(packs: Sequence[Pack], residents: int, days: int, seed: int = 1) -> 
     seen: set[town.Event] = set()
     noticed: dict[int, list[Raised]] = {}
     for one in raised:
-        if one.move in ITEMS:
+        if one.move in ITEMS or one.move is Move.APPENDED:
             noticed.setdefault(one.subject, []).append(one)
     by_person: dict[int, list[Raised]] = {}
     for one in fired:
@@ -85,7 +86,8 @@ def figures(packs: Sequence[Pack], residents: int, days: int, seed: int = 1) -> 
                 "happened": sum(event.what == kind for event in happened),
                 "shown": sum(event.what == kind for event in shown) if kind in _SHOWN else None,
                 "found": sum(event.what == kind for event in found),
-                "seen": sum(event.what == kind for event in seen),  # fired, or left to a person with both readings
+                # fired, left to a person with both readings, or joined to an alert that was open already
+                "seen": sum(event.what == kind for event in seen),
                 "missed_though_shown": sum(event.what == kind for event in shown - seen),
             }
             for kind in kinds

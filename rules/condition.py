@@ -73,7 +73,7 @@ def compile_condition(condition: Condition, terms: Terms) -> Predicate:
             sure = compile_condition(value, terms)
             return lambda columns: np.where(sure(columns) == 1, 1, -1).astype(np.int8)
         case "measured":
-            return lambda columns: np.where([one is None or one != one for one in columns[value].tolist()], -1, 1).astype(np.int8)
+            return lambda columns: np.where(_absent(columns[value]), -1, 1).astype(np.int8)
         case "class":
             return _compile_class(*terms.class_rows(value), terms)
     if isinstance(value, bool):
@@ -86,6 +86,11 @@ def compile_condition(condition: Condition, terms: Terms) -> Predicate:
         for name, number in value.items()
     ]  # fmt: skip
     return lambda columns: np.minimum.reduce([test(columns) for test in tests]).astype(np.int8)
+
+
+def _absent(values: NDArray[Any]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.isnan(values) if values.dtype != object else np.array([one is None for one in values], bool)
+    return found
 
 
 def _compare(column: str, comparator: str, number: float, grid: float | None) -> Predicate:

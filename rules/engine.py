@@ -109,12 +109,23 @@ class Timing:
         return cls(micro(rule.confirm.within), micro(rule.confirm.apart), micro(rule.keep_firing), rule.clear.sessions)
 
 
+# class attributes of enums are slow to read in an inner loop
+_MEASUREMENT, _TICK, _URGENT, _END = (np.uint8(kind) for kind in Kind)
+_NORMAL, _PENDING, _FIRING, _UNCONFIRMED = (np.uint8(phase) for phase in Phase)
+_CONFIRM_MOVES = [np.uint8(move) for move in (
+    Move.URGENT, Move.WORSENED, Move.LATE, Move.AT_ONCE, Move.UNVERIFIED, Move.OPENED,
+    Move.CONFIRMED, Move.APPENDED, Move.NOT_CONFIRMED, Move.CLEARED, Move.UNVERIFIED, Move.DEADLINE, Move.CLOSED,
+)]  # fmt: skip
+_VISIT_MOVES = [np.uint8(move) for move in (Move.REPEATED, Move.APPENDED, Move.CLEARED, Move.CLOSED)]
+
+
 def run(timing: Timing, state: Array, subject: NDArray[np.int64], events: Array) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Apply events (n,) of subjects (n,) to state (m,), in place; returns moves (n,) and the phase after each (n,)."""
     moves = np.zeros(len(events), np.uint8)
     phases = np.zeros(len(events), np.uint8)
     step = _consecutive if timing.visits else _confirm
-    order = np.argsort(subject, kind="stable")
+    order = _awake(state, subject, events)
+    order = order[np.argsort(subject[order], kind="stable")]
     ranked = subject[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else np.zeros(0, np.int64)
     rank = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
@@ -127,17 +138,29 @@ def run(timing: Timing, state: Array, subject: NDArray[np.int64], events: Array)
     return moves, phases
 
 
+def _awake(state: Array, subject: NDArray[np.int64], events: Array) -> NDArray[np.int64]:
+    """Places of the events that can do something: of subjects with a state, or with anything but misses, ticks and endings.
+
+    Where nothing is remembered nothing can be missed, fall due or end; that is nearly everybody nearly always.
+    """
+    stirs = ((events["kind"] == _MEASUREMENT) & (events["hit"] == 1)) | (events["kind"] == _URGENT)
+    live = stirs | (state["phase"][subject] != 0) | (state["count"][subject] != 0)
+    if not live.any():
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.isin(subject, subject[live]))
+
+
 def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     """One event each for different subjects of a confirming rule; changes `s`."""
-    measured = e["kind"] == Kind.MEASUREMENT
-    normal, pending = s["phase"] == Phase.NORMAL, s["phase"] == Phase.PENDING
-    firing, unconfirmed = s["phase"] == Phase.FIRING, s["phase"] == Phase.UNCONFIRMED
+    measured = e["kind"] == _MEASUREMENT
+    normal, pending = s["phase"] == _NORMAL, s["phase"] == _PENDING
+    firing, unconfirmed = s["phase"] == _FIRING, s["phase"] == _UNCONFIRMED
     hit, miss = measured & (e["hit"] == 1), measured & (e["hit"] == -1)
-    reported = e["kind"] == Kind.URGENT
+    reported = e["kind"] == _URGENT
     urgent = (hit & e["urgent"]) | reported
     gap = np.abs(e["at"] - s["first"])
     is_repeat = e["valid"] & (gap >= timing.apart) & (gap <= timing.within)
-    due = (e["kind"] == Kind.TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
+    due = (e["kind"] == _TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
 
     rush = urgent & ~firing
     worsened = urgent & firing & ~s["urgent"]
@@ -153,7 +176,7 @@ def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     counted = calm & ((s["clears"] == 0) | (e["at"] - s["last_clear"] >= SESSION_GAP))
     relapse = calmer & (e["clear"] != 1)
     unverified, expired = due & pending & s["weak"], due & pending & ~s["weak"]
-    ended = (e["kind"] == Kind.END) & ~normal
+    ended = (e["kind"] == _END) & ~normal
 
     s["clears"][counted] += 1
     s["last_clear"][counted] = e["at"][counted]
@@ -164,15 +187,12 @@ def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
 
     moves = np.select(
         [rush, worsened, late, at_once & e["valid"], at_once, opened, confirmed, appended, refuted, cleared, unverified, expired, ended],
-        [Move.URGENT, Move.WORSENED, Move.LATE, Move.AT_ONCE, Move.UNVERIFIED, Move.OPENED, Move.CONFIRMED, Move.APPENDED,
-         Move.NOT_CONFIRMED, Move.CLEARED, Move.UNVERIFIED, Move.DEADLINE, Move.CLOSED],
-        Move.NONE,
+        _CONFIRM_MOVES,
+        0,
     ).astype(np.uint8)  # fmt: skip
 
     fires = rush | late | at_once | confirmed | unverified | expired
-    s["phase"] = np.select(
-        [fires, opened, refuted, cleared | ended], [Phase.FIRING, Phase.PENDING, Phase.UNCONFIRMED, Phase.NORMAL], s["phase"]
-    )
+    s["phase"] = np.select([fires, opened, refuted, cleared | ended], [_FIRING, _PENDING, _UNCONFIRMED, _NORMAL], s["phase"])
     begins = opened | at_once | ((rush | late) & ~pending)
     s["first"] = np.where(begins | trusted, e["at"], s["first"])
     s["urgent"] = np.where(begins, rush, s["urgent"] | rush | worsened)
@@ -189,8 +209,8 @@ def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
 
 def _consecutive(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     """One event each for different subjects of a consecutive rule; weak sources do not count either way."""
-    measured = (e["kind"] == Kind.MEASUREMENT) & e["valid"]
-    firing = s["phase"] == Phase.FIRING
+    measured = (e["kind"] == _MEASUREMENT) & e["valid"]
+    firing = s["phase"] == _FIRING
     hit, miss = measured & (e["hit"] == 1), measured & (e["hit"] == -1) & (e["at"] > s["last"])
     counted = hit & ((s["count"] == 0) | (e["at"] - s["last"] >= timing.apart))
     s["count"][counted] = np.minimum(s["count"][counted] + 1, 1000)
@@ -198,10 +218,8 @@ def _consecutive(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     fires = hit & ~firing & (s["count"] >= timing.visits) & ~e["inhibited"]
     appended = counted & firing
     cleared = miss & firing
-    ended = (e["kind"] == Kind.END) & firing
-    moves = np.select([fires, appended, cleared, ended], [Move.REPEATED, Move.APPENDED, Move.CLEARED, Move.CLOSED], Move.NONE).astype(
-        np.uint8
-    )
-    s["phase"][fires] = Phase.FIRING
+    ended = (e["kind"] == _END) & firing
+    moves = np.select([fires, appended, cleared, ended], _VISIT_MOVES, 0).astype(np.uint8)
+    s["phase"][fires] = _FIRING
     s[miss | ended] = np.zeros(1, STATE)[0]
     return moves

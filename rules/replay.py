@@ -1,14 +1,15 @@
 """A history played through packs, in memory: what would have been raised, when, and how severe. Pure.
 
-Deadlines fall due before the next measurement of the same person, or in `wait`; that is the moment told of them.
+Deadlines fall due before the next measurement of the same person, at midnight (UTC), or in `wait`; that is the moment told of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from itertools import islice
+from datetime import UTC, datetime, timedelta
+from datetime import time as dt_time
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -65,10 +66,11 @@ class Replay:
     def feed(self, rows: Iterable[Row]) -> list[Raised]:
         """Play rows, in order of time; returns what moved, in that order too."""
         found: list[Raised] = []
-        source = iter(rows)
-        while chunk := list(islice(source, CHUNK)):
-            found += self._play(chunk)
-            self._seen += len(chunk)
+        for day, of_day in groupby(rows, key=lambda row: row.at.astimezone(UTC).date()):
+            while chunk := list(islice(of_day, CHUNK)):
+                found += self._play(chunk)
+                self._seen += len(chunk)
+            found += self.wait(datetime.combine(day + timedelta(days=1), dt_time(), UTC))
         return found
 
     def wait(self, until: datetime) -> list[Raised]:

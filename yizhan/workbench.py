@@ -82,6 +82,7 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     replay = add("replay", "stored data sent again: everything is a duplicate", 5)
     for one in (store, replay):
         one.add_argument("--lane", choices=("batched", "dense"), default="batched")
+    add("rules", "conditions and state of all packs in memory, 160,000 residents; plain Python and a bare comparison beside", 5)
     query = add("query", "a resident's 30 days and last values, over many stored readings, while ingest runs", 5)
     query.add_argument("--readings", type=int, default=10_000_000)
 
@@ -114,6 +115,10 @@ async def _benchmark(chosen: argparse.Namespace) -> dict[str, Any]:
 
             lanes = ["single", "batched", "dense"] if chosen.lane == "all" else [chosen.lane]
             return await e2e.run(_say, chosen.samples, lanes, not chosen.no_peers, not chosen.no_kafka)
+        case "rules":
+            from bench import rules
+
+            return await rules.run(_say, chosen.samples)
         case "query":
             from bench import query
 
