@@ -25,19 +25,24 @@ from vitals.gatt.blood_pressure import BloodPressureMeasurement, BloodPressureSt
 KPA, MG_DL, POUND = 7.50062, 18.0156, 0.45359237
 # other names for what we know under one
 SYNONYMS = {
-    "severe_event": "needs_assistance", "assistance_required": "needs_assistance", "needs_help": "needs_assistance",
     "adverse_drug_reaction": "adverse_reaction", "drug_adverse_reaction": "adverse_reaction", "new_complications": "new_complication",
     "older_or_high_risk": "high_risk", "high_salt_diet": "high_salt", "heavy_drinking": "alcohol_excess",
 }  # fmt: skip
-SYMPTOMS = {
-    "consciousness_change": "altered_consciousness", "consciousness_or_behaviour_change": "altered_consciousness",
-    "confusion": "new_confusion", "dizziness": "severe_dizziness", "dyspnea": "dyspnoea", "visual_loss": "sudden_visual_loss",
-    "sudden_vision_loss": "sudden_visual_loss", "vision_loss": "sudden_visual_loss", "anorexia": "poor_appetite",
-    "kussmaul_breathing": "deep_breathing", "acetone_odour": "acetone_breath", "acetone_odor": "acetone_breath",
-    "sudden_speech_disorder": "speech_disorder", "limb_paralysis": "paralysis", "cannot_lie_flat": "dyspnoea_unable_to_lie_flat",
-    "dyspnoea_cannot_lie_flat": "dyspnoea_unable_to_lie_flat", "leg_edema": "leg_oedema", "edema": "leg_oedema",
-    "sglt2_inhibitor": "sglt2i",
-}  # fmt: skip
+# a symptom in other words: the first of these that is part of it
+SYMPTOMS = (
+    ("lie_flat", "dyspnoea_unable_to_lie_flat"), ("lying", "dyspnoea_unable_to_lie_flat"), ("orthopn", "dyspnoea_unable_to_lie_flat"),
+    ("acetone", "acetone_breath"), ("deep_breath", "deep_breathing"), ("kussmaul", "deep_breathing"),
+    ("loss_of_consc", "loss_of_consciousness"), ("unconscious", "loss_of_consciousness"), ("conscious", "altered_consciousness"),
+    ("confus", "new_confusion"), ("behavio", "behaviour_change"), ("headache", "severe_headache"), ("dizz", "severe_dizziness"),
+    ("vomit", "vomiting"), ("nausea", "nausea"), ("vision_loss", "sudden_visual_loss"), ("visual", "sudden_visual_loss"),
+    ("blur", "blurred_vision"), ("vision", "sudden_visual_loss"), ("eye", "eye_pain"), ("palpit", "palpitations"),
+    ("tightness", "chest_tightness"), ("chest", "chest_pain"), ("back", "back_pain"), ("dyspn", "dyspnoea"), ("breath", "dyspnoea"),
+    ("speech", "speech_disorder"), ("aphas", "speech_disorder"), ("paraly", "paralysis"), ("pleg", "paralysis"), ("limb", "paralysis"),
+    ("edema", "leg_oedema"), ("oedema", "leg_oedema"), ("syncop", "syncope"), ("faint", "syncope"), ("sweat", "sweating"),
+    ("appetite", "poor_appetite"), ("anorex", "poor_appetite"), ("thirst", "polydipsia"), ("dips", "polydipsia"), ("uria", "polyuria"),
+    ("weight_loss", "weight_loss"), ("abdom", "abdominal_pain"), ("flush", "flushed_skin"), ("anaphyl", "anaphylaxis"),
+    ("papill", "papilloedema"), ("retinal", "retinal_haemorrhage"), ("kidney", "acute_kidney_injury"), ("heart_failure", "heart_failure"),
+)  # fmt: skip
 SGLT2 = ("sglt2i", "sglt2_inhibitor", "dapagliflozin", "empagliflozin", "canagliflozin", "ertugliflozin", "henagliflozin")
 
 
@@ -128,6 +133,9 @@ def reading(given: Mapping[str, Any]) -> Reading:
             values = {"duration_s": float(given.get("duration_s", 0))}
         case _:
             raise BadInput("unknown_type", kind)
+    if "standing_minutes" in about or "standing_seconds" in about:
+        about.setdefault("standing_seconds", 60 * about.get("standing_minutes", 0))
+        about.setdefault("standing_minutes", about["standing_seconds"] / 60)
     return Reading(datetime.fromisoformat(given["t"]), {name: float(value) for name, value in values.items()}, about)
 
 
@@ -149,15 +157,30 @@ def _recording(given: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def symptom(words: str) -> str:
+    """The symptom that a case means by these words; the words themselves if they are none of ours."""
+    if words in history.LISTS["symptoms"]:
+        return words
+    return next((ours for part, ours in SYMPTOMS if part in words), words)
+
+
+def _in_their_words(found: Any, context: Mapping[str, Any]) -> Any:
+    """Names of symptoms in an answer, as the case calls them."""
+    theirs = {symptom(one): one for one in context.get("symptoms", ())}
+    return [theirs.get(one, one) for one in found] if isinstance(found, list) and theirs else found
+
+
 def person(context: Mapping[str, Any], readings: Sequence[Reading] = ()) -> History:
     """What a case says of a person, in the words of `rules.history`."""
     facts: dict[str, Any] = {}
     for given, value in context.items():
         name = SYNONYMS.get(given, given)
+        if value is True and ("assist" in name or name in ("severe_event", "needs_help")):
+            name = "needs_assistance"
         if isinstance(value, Mapping):
             facts |= {f"{name}.{part}": inner for part, inner in value.items()}
         elif name in history.LISTS:
-            said = {SYMPTOMS.get(one, one) for one in value} | ({"sglt2i"} if set(value) & set(SGLT2) else set())
+            said = {symptom(one) if name == "symptoms" else one for one in value} | ({"sglt2i"} if set(value) & set(SGLT2) else set())
             facts |= {f"{name}.{member}": member in said for member in history.LISTS[name]}
         elif not isinstance(value, list):
             facts[name] = value
@@ -168,6 +191,9 @@ def person(context: Mapping[str, Any], readings: Sequence[Reading] = ()) -> Hist
     if oxygen:
         facts["supplemental_o2"] = oxygen[-1]
     facts.setdefault("spo2_scale", 1)
+    for smaller, in_a_year in (("age_months", 12), ("age_days", 365.25)):
+        if smaller in facts:
+            facts.setdefault("age_years", facts[smaller] / in_a_year)
     return History(facts, readings)
 
 
@@ -211,15 +237,22 @@ def answers(case: Mapping[str, Any], known: Mapping[str, tuple[Mapping[str, Tabl
     of_pack, terms = known[axis]
     readings = sorted((reading(one) for one in case["readings"]), key=lambda one: one.at)
     who, cohort = person(case["context"], readings), _cohort(case["context"])
-    return (
+    both = (
         tables.assess(of_pack, axis, who, terms, cohort),
         tables.assess(of_pack, axis, who, terms, cohort, evaluate_with=reference.evaluate),
     )
+    vector, plain = ({output: _in_their_words(value, case["context"]) for output, value in found.items()} for found in both)
+    return vector, plain
 
 
 def same(expected: Any, found: Any) -> bool:
-    """Equal; a number as far as the expected one is written out, and a whole number exactly."""
-    if isinstance(expected, float) and isinstance(found, int | float) and not isinstance(found, bool):
+    """Equal; a number as far as the expected one is written out."""
+    if (
+        isinstance(expected, int | float)
+        and isinstance(found, int | float)
+        and not isinstance(expected, bool)
+        and not isinstance(found, bool)
+    ):
         digits = max(0, -int(Decimal(repr(expected)).as_tuple().exponent))
         return half_up(round(found, 9), digits) == expected
     if isinstance(expected, dict) and isinstance(found, dict):

@@ -119,7 +119,7 @@ def case(axis: str, readings: list[dict[str, Any]], expected: dict[str, Any], **
     return {
         "id": "x",
         "axis": axis,
-        "context": {"age_years": 58, "sex": "male", "conditions": []} | context,
+        "context": {k: v for k, v in ({"age_years": 58, "sex": "male", "conditions": []} | context).items() if v is not None},
         "readings": at,
         "expected": expected,
     }
@@ -141,6 +141,12 @@ BP = {"type": "bp", "unit": "mmHg", "setting": "clinic"}
         case("cn_htn_followup", [BP | {"sbp": 186, "dbp": 112}], {"danger": None}, age_years=15),
         case("news2_scope", [], {"applicable": False, "reason": "pregnant"}, sex="female", age_years=30, pregnant=True),
         case("hypoxia_community", [{"type": "spo2", "value": 90, "unit": "%"}], {"hypoxia": False}, conditions=["copd"]),
+        case("cn_htn_followup", [BP | {"sbp": 150, "dbp": 85}], {"danger": True, "triggered_by": ["sudden_eye_ache"]}, symptoms=["sudden_eye_ache"]),
+        case("cn_htn_followup", [BP | {"sbp": 150, "dbp": 85}], {"danger": False, "triggered_by": []}, symptoms=["cough"]),
+        case("pals_hypotension", [{"type": "sbp", "value": 69, "unit": "mmHg"}], {"hypotension": True}, age_years=None, age_months=6),
+        case("gold_grade", [{"type": "spirometry", "fev1_fvc": 0.5, "fev1_pct_pred": 40, "post_bronchodilator": False}], {"obstruction": None, "grade": None}),
+        case("orthostatic", [BP | {"sbp": 150, "dbp": 80, "posture": "supine"}, BP | {"sbp": 105, "dbp": 70, "posture": "standing", "standing_seconds": 10},
+                             BP | {"sbp": 145, "dbp": 80, "posture": "standing", "standing_minutes": 1}], {"initial": True, "classical": False}),
         case("af_confirm", [{"type": "ecg_single_lead", "duration_s": 30, "positive": True, "read_by": "physician"}], {"status": "definite_af"}),
         case("ble_sfloat", [{"type": "bp_raw", "unit": "mmHg", "sbp_sfloat": "0x0800", "dbp_sfloat": "0x0050"}], {"accepted": False, "reason": "nres"}),
         case("gmi", [{"type": "cgm_mean", "value": 8.0, "unit": "mmol/L"}], {"gmi": 50.4, "unit": "mmol/mol"}),
