@@ -97,6 +97,7 @@ class Batch:
 
     ended: subjects whose open alerts a person ended, with the account that did it (care → rules).
     changes: alert movements of this transaction (rules → care). results: intake number → what became of it.
+    ticked: subjects of whom a timer fell due.
     mine: whether a subject's timers are to be fired here. taken: measurements that were moved away from a subject in
     this transaction, by their numbers: what was concluded from them is to be looked at again.
     """
@@ -108,6 +109,7 @@ class Batch:
     results: dict[int, str] = field(default_factory=dict)
     mine: Callable[[str], bool] = lambda _subject: True
     taken: dict[str, set[int]] = field(default_factory=dict)
+    ticked: list[str] = field(default_factory=list)
 
 
 # Runs inside the worker's transaction; returns when it wants to run again even if nothing arrives.

@@ -181,21 +181,32 @@ class Rules:
                     await facts.record(connection, event.subject, event.body["facts"], event.account, now)
                 except BadInput as error:
                     batch.results[event.intake] = f"refused:{error.reason}"
-        timers = await states.due(connection, now, batch.mine)
-        urgent = [e for e in batch.events if e.kind == "symptoms" and e.subject is not None and self.reported(e.body)]
-        subjects = sorted(
-            {row.subject for row in batch.measurements}
-            | {timer.subject for timer in timers}
-            | {subject for subject, _ in batch.ended}
-            | {e.subject for e in batch.events if e.kind in ("symptoms", "facts") and e.subject is not None}
-        )
-        if subjects:
-            await self._advance(connection, batch, now, subjects, [e.subject for e in urgent if e.subject], [t.subject for t in timers])
+        batch.ticked = [timer.subject for timer in await states.due(connection, now, batch.mine)]
+        await self.evaluate(connection, batch, now)
         for subject, numbers in sorted(batch.taken.items()):
             await self._look_again(connection, batch, subject, numbers, now)
         if any(event.kind == "facts" for event in batch.events):
             self._known.forget()
         return await states.next_due(connection, batch.mine)
+
+    async def evaluate(self, connection: Connection, batch: Batch, now: datetime) -> None:
+        """Everybody whom the batch concerns: state moves, and what is concluded is carried out."""
+        urgent = [e.subject for e in batch.events if e.kind == "symptoms" and e.subject is not None and self.reported(e.body)]
+        subjects = sorted(
+            {row.subject for row in batch.measurements}
+            | set(batch.ticked)
+            | {subject for subject, _ in batch.ended}
+            | {e.subject for e in batch.events if e.kind in ("symptoms", "facts") and e.subject is not None}
+        )
+        if subjects:
+            await self._advance(connection, batch, now, subjects, urgent, batch.ticked)
+
+    async def carry_out(self, connection: Connection, batch: Batch, concluded: Sequence[Change]) -> None:
+        """Move the alerts."""
+        for change in concluded:
+            moved = await alerts.move(connection, change)
+            if moved is not None:
+                batch.changes.append(moved)
 
     async def _look_again(self, connection: Connection, batch: Batch, subject: str, taken: set[int], now: datetime) -> None:
         """Measurements were taken away from this subject: put its state right, and the alerts that rested on them."""
@@ -278,10 +289,7 @@ class Rules:
             unknown = events["hit"][first : first + len(rows)] == 0
             found += self._missing_facts(compiled, rank, rows, source, columns, unknown, first, now)
         await states.write(connection, subjects, before, state)
-        for _at, _rank, change in sorted(found, key=lambda item: item[:2]):
-            moved = await alerts.move(connection, change)
-            if moved is not None:
-                batch.changes.append(moved)
+        await self.carry_out(connection, batch, [change for _at, _rank, change in sorted(found, key=lambda item: item[:2])])
         await self._settle_missing_facts(connection, batch, known, now)
 
     async def _windows(self, connection: Connection, compiled: Compiled, rows: Sequence[Stored]) -> dict[str, NDArray[np.float64]]:

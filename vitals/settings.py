@@ -28,6 +28,9 @@ class Settings(BaseModel):
 
     data_dir: Path = Path(".yizhan")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shadow_packs: Path | None = Field(
+        None, description="folder of rule packs that are evaluated and counted beside those in force, and page nobody"
+    )
     zone: str = Field("Asia/Shanghai", description="IANA zone of residents' days and of device clocks")
 
     database_url: SecretStr | None = Field(None, description="postgresql://… of worker, broker keeper and API")

@@ -13,6 +13,7 @@ from ingest import storage
 from ingest.batch import Step
 from rules import pack
 from rules.service import Rules
+from rules.shadow import Shadow
 from vitals.errors import ConfigError
 from vitals.floor import database
 from vitals.settings import Settings
@@ -25,7 +26,11 @@ def steps(settings: Settings) -> list[Step]:
     """What the worker runs in its transaction, in order."""
     packs = [pack.load_named(name) for name in pack.shipped()]
     symptoms = sorted({name for one in packs for name in one.document.symptoms})
-    return [care.service.close_cases, Rules(packs, settings.zone).step, care.service.open_cases, care.service.advise(symptoms)]
+    beside: list[Step] = []
+    if settings.shadow_packs is not None:
+        tried = [pack.load(path.read_text(encoding="utf-8")) for path in sorted(settings.shadow_packs.glob("*.yaml"))]
+        beside = [Shadow(tried, settings.zone).step]
+    return [care.service.close_cases, Rules(packs, settings.zone).step, *beside, care.service.open_cases, care.service.advise(symptoms)]
 
 
 async def arrange(conninfo: str) -> list[str]:

@@ -36,14 +36,16 @@ def add_commands(command: argparse.ArgumentParser) -> None:
     diff.add_argument("new", type=Path)
     replay = add("replay", "play what the database holds through packs; does it give the alerts that are on record?")
     replay.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
+    shadow = add("shadow", "what the packs in shadow (YIZHAN_SHADOW_PACKS) would have raised, beside the alerts in force")
     burden = add("burden", "items, sensitivity and false alerts of packs in the synthetic town")
     burden.add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
     for one, days in ((diff, 90), (burden, 365)):
         one.add_argument("--residents", type=int, default=10_000 if one is burden else 1_000)
         one.add_argument("--days", type=int, default=days)
         one.add_argument("--seed", type=int, default=1)
-    replay.add_argument("--days", type=int, default=30)
-    for one in (cases, diff, replay, burden):
+    for one in (replay, shadow):
+        one.add_argument("--days", type=int, default=30)
+    for one in (cases, diff, replay, shadow, burden):
         one.add_argument("--json", action="store_true")
 
 
@@ -64,6 +66,8 @@ def run(chosen: argparse.Namespace) -> int:
 
                 old, new = (list(packs(_files(path)).values()) for path in (chosen.old, chosen.new))
                 return _tell(burden.difference(old, new, chosen.residents, chosen.days, chosen.seed), chosen.json)
+            case "shadow":
+                return _tell(asyncio.run(_shadow(chosen.days)), chosen.json)
         return _tell(asyncio.run(_replay(list(packs(chosen.files).values()), chosen.days)), chosen.json)
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
@@ -90,6 +94,15 @@ async def _replay(given: list[Pack], days: int) -> dict[str, Any]:
     settings = load()
     async with await database.connect(settings.database()) as connection:
         return await past.compare(connection, given, datetime.now(UTC) - timedelta(days=days), settings.zone)
+
+
+async def _shadow(days: int) -> dict[str, Any]:
+    from rules import shadow
+    from vitals.floor import database
+    from vitals.settings import load
+
+    async with await database.connect(load().database()) as connection:
+        return await shadow.told(connection, datetime.now(UTC), days)
 
 
 def packs(files: Sequence[Path]) -> dict[str, Pack]:
