@@ -52,7 +52,7 @@ def readings(count: int, residents: int, seed: int) -> tuple[NDArray[np.int64], 
         values_of = np.floor(35 + 50 * known[number]) if name == "age_years" else (known[number] < 0.1).astype(float)
         columns[name] = values_of[subjects] if name not in ("pregnant", "lactating") else np.zeros(count)
     at = micros(NOW) + np.arange(count, dtype=np.int64) * 1000
-    return subjects, columns, Source(at, np.ones(count, bool), np.ones(count, bool), np.full(count, "clinic"), np.ones(count, bool))
+    return subjects, columns, Source(at, np.ones(count, bool), np.ones(count, bool), np.zeros(count, np.uint8), np.ones(count, bool))
 
 
 def rules() -> list[Compiled]:

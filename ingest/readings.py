@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from psycopg import sql
 from psycopg.rows import scalar_row, tuple_row
 
 from ingest.batch import Stored
@@ -282,6 +283,16 @@ async def windows(
         row["values"] = {BY_NUMBER[number].code: value for number, value in zip(row.pop("metrics"), row.pop("numbers"), strict=True)}
         found.setdefault(row["subject"], []).append(row)
     return found
+
+
+async def flagged(connection: Connection, flag: str, since: datetime) -> set[str]:
+    """Subjects with a measurement since then that carries a flag."""
+    cursor = connection.cursor(row_factory=scalar_row)
+    # the flag stands in the text, so that the partial index is seen to fit
+    await cursor.execute(
+        sql.SQL("select distinct subject from measurement where flags @> {} and measured_at >= %s").format(sql.Literal([flag])), (since,)
+    )
+    return set(await cursor.fetchall())
 
 
 async def latest(connection: Connection, subject: str) -> dict[str, dict[str, Any]]:

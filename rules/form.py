@@ -92,6 +92,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True):
     inhibited_by: str | None = None
     columns: dict[str, dict[str, Any]] = {}  # features of what this person measured in the last `look_back`
     look_back: str = "0s"
+    wakes: str | None = None  # flag without which, within look_back, the rule has nothing to look at
 
 
 class Effective(msgspec.Struct, forbid_unknown_fields=True, rename={"since": "from", "until": "to"}):

@@ -92,7 +92,7 @@ def shipped() -> list[str]:
 
 
 def danger_numbers(pack: Pack) -> list[tuple[str, str, float]]:
-    """(metric, comparator, number) of every threshold of confirming rules, with all clamps: what gateways must hurry."""
+    """(metric, comparator, number) of every threshold that one measurement can meet, with all clamps: what gateways must hurry."""
     found: list[tuple[str, str, float]] = []
 
     def walk(condition: Any) -> None:
@@ -100,7 +100,7 @@ def danger_numbers(pack: Pack) -> list[tuple[str, str, float]]:
             if key in ("any", "all"):
                 for part in value:
                     walk(part)
-            elif key == "not":
+            elif key in ("not", "certain"):
                 walk(value)
             elif key in METRICS:
                 for comparator, number in value.items():
@@ -108,6 +108,6 @@ def danger_numbers(pack: Pack) -> list[tuple[str, str, float]]:
                     found.extend((key, comparator, v) for v in values)
 
     for rule in pack.rules:
-        if rule.confirm is not None:
+        if rule.consecutive is None and not rule.columns:
             walk(rule.when)
     return found

@@ -22,6 +22,7 @@ from rules.history import Reading
 from rules.pack import FACTS, Pack
 from rules.service import CENSORED, Compiled, Source, compile_packs, outcomes, severity_of
 from vitals.floor.columns import micros
+from vitals.measurement import SETTINGS
 from vitals.metric import METRICS
 
 CHUNK = 20_000  # measurements
@@ -90,7 +91,7 @@ class Replay:
         columns = self._columns(rows)
         source = Source(
             np.array([micros(row.at) for row in rows], np.int64), np.array([not row.weak for row in rows], bool), np.ones(len(rows), bool),
-            np.array([row.setting for row in rows], str), np.ones(len(rows), bool),
+            np.array([SETTINGS.index(row.setting) for row in rows], np.uint8), np.ones(len(rows), bool),
         )  # fmt: skip
         subjects = np.array([row.subject for row in rows], np.int64)
         found: list[Raised] = []

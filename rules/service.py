@@ -24,6 +24,7 @@ from vitals.alert import Change, Severity, State, Why
 from vitals.errors import BadInput
 from vitals.floor.columns import micros
 from vitals.floor.database import Connection
+from vitals.measurement import SETTINGS
 from vitals.metric import METRICS
 
 _WHY = {
@@ -50,6 +51,7 @@ _FACT_WORDS = {
     "age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压", "diabetes": "是否患糖尿病",
     "chronic_lung_disease": "是否患慢性肺病", "heart_failure": "是否患心力衰竭",
 }  # fmt: skip
+_SETTING = {setting: place for place, setting in enumerate(SETTINGS)}
 CENSORED = {"HI": np.inf, "+INF": np.inf, "LO": -np.inf, "-INF": -np.inf}  # beyond what the device can show: danger, never a number
 
 
@@ -68,6 +70,7 @@ class Compiled:
     needs: frozenset[str]
     metrics: frozenset[str]
     look_back: timedelta
+    allowed: NDArray[np.bool_]  # by place in SETTINGS
 
     @property
     def by_symptoms(self) -> bool:
@@ -89,6 +92,7 @@ def _compile(pack: Pack, rule: Rule) -> Compiled:
         pack, rule, Timing.of(rule), condition.compile_condition(rule.when, pack.terms), maybe(rule.applies), maybe(rule.urgent),
         maybe(rule.clear.when if rule.clear else None), duration(rule.late_after),
         frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)), duration(rule.look_back),
+        np.array([setting in rule.settings for setting in SETTINGS]),
     )  # fmt: skip
 
 
@@ -120,7 +124,7 @@ class Source(NamedTuple):
     at: NDArray[np.int64]  # measured_at, µs
     valid: NDArray[np.bool_]  # not a weak source
     synced: NDArray[np.bool_]  # its time is certain
-    setting: NDArray[np.str_]
+    setting: NDArray[np.uint8]  # place in SETTINGS
     person: NDArray[np.bool_]  # belongs to a resident
 
 
@@ -129,7 +133,7 @@ def make_source(rows: Sequence[Stored]) -> Source:
         np.array([micros(row.measurement.measured_at) for row in rows], np.int64),
         np.array([not row.weak for row in rows], bool),
         np.array([row.measurement.time_quality == "synced" for row in rows], bool),
-        np.array([row.measurement.setting for row in rows], str),
+        np.array([_SETTING[row.measurement.setting] for row in rows], np.uint8),
         np.array([row.resident is not None for row in rows], bool),
     )
 
@@ -142,7 +146,7 @@ def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.f
         applies = compiled.applies(columns)
         # an unknown fact never silences a danger rule; any other rule needs to know that it applies
         hit = np.where(applies == 1 if compiled.timing.visits else applies >= 0, hit, 0)
-    events["hit"] = np.where(np.isin(source.setting, compiled.rule.settings), hit, 0)
+    events["hit"] = np.where(compiled.allowed[source.setting], hit, 0)
     events["clear"] = compiled.clear(columns) if compiled.clear else 0
     events["urgent"] = (compiled.urgent(columns) == 1) if compiled.urgent else False
     events["valid"] = source.valid
@@ -220,7 +224,7 @@ class Rules:
         new: dict[str, Array] = {}
         phases: dict[str, NDArray[np.uint8]] = {}
         for compiled in self._rules:
-            columns = columns | await self._windows(connection, compiled, rows)
+            columns = columns | await self._windows(connection, compiled, rows, columns, {subject})
             events = outcomes(compiled, source, columns, now)
             events["now"] = stored_at
             events["late"] = source.synced & (source.at < stored_at - compiled.late_after // timedelta(microseconds=1))
@@ -277,7 +281,8 @@ class Rules:
         family_phases: dict[str, NDArray[np.uint8]] = {}
         found: list[tuple[int, int, Change]] = []
         for rank, compiled in enumerate(self._rules):
-            columns = columns | await self._windows(connection, compiled, rows)
+            busy = np.flatnonzero(state[compiled.rule.id]["phase"]) if compiled.rule.wakes else ()
+            columns = columns | await self._windows(connection, compiled, rows, columns, {subjects[at] for at in busy})
             events = self._events(compiled, source, columns, now, len(ends), len(urgent), len(ticked))
             if compiled.rule.inhibited_by in family_phases:
                 events["inhibited"] = np.isin(family_phases[compiled.rule.inhibited_by], (Phase.PENDING, Phase.FIRING))
@@ -292,9 +297,16 @@ class Rules:
         await self.carry_out(connection, batch, [change for _at, _rank, change in sorted(found, key=lambda item: item[:2])])
         await self._settle_missing_facts(connection, batch, known, now)
 
-    async def _windows(self, connection: Connection, compiled: Compiled, rows: Sequence[Stored]) -> dict[str, NDArray[np.float64]]:
+    async def _windows(
+        self, connection: Connection, compiled: Compiled, rows: Sequence[Stored], columns: dict[str, NDArray[np.float64]], busy: set[str]
+    ) -> dict[str, NDArray[np.float64]]:
+        """The columns of a rule that looks back. busy: people in a state of it already."""
         made = compiled.rule.columns
-        return await windows.columns(connection, rows, made, compiled.look_back, compiled.rule.settings) if made else {}
+        if not made:
+            return {}
+        possible = compiled.applies(columns) >= 0 if compiled.applies is not None else np.ones(len(rows), bool)
+        asked = await windows.awake(connection, rows, possible, compiled.rule.wakes, compiled.look_back, busy)
+        return await windows.columns(connection, rows, asked, made, compiled.look_back, compiled.rule.settings)
 
     def _events(
         self,
@@ -343,7 +355,7 @@ class Rules:
         found: list[tuple[int, int, Change]] = []
         if not compiled.needs:
             return found
-        asked = unknown & source.person & np.isin(source.setting, compiled.rule.settings) & (compiled.when(columns) == 0)
+        asked = unknown & source.person & compiled.allowed[source.setting] & (compiled.when(columns) == 0)
         if compiled.applies is not None:
             asked &= compiled.applies(columns) >= (1 if compiled.timing.visits else 0)
         for name in compiled.metrics:

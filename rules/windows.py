@@ -36,15 +36,15 @@ def reading(at: datetime, values: Mapping[str, Any], setting: str, flags: Sequen
 
 
 async def columns(
-    connection: Connection, rows: Sequence[Stored], made: Made, look_back: timedelta, settings: Sequence[str]
+    connection: Connection, rows: Sequence[Stored], asked: Sequence[int], made: Made, look_back: timedelta, settings: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """The columns of one rule for all rows (n,), NaN for rows that have none of the metrics it looks at."""
+    """The columns of one rule for all rows (n,); NaN for all but the rows at the places `asked` that have a metric it looks at."""
     found = {name: np.full(len(rows), np.nan) for name in made}
     metrics = sorted(set().union(*(tables.metrics_read(one) for one in made.values())))
     asked = [
         number
-        for number, row in enumerate(rows)
-        if row.resident is not None and row.measurement.setting in settings and not row.measurement.values.keys().isdisjoint(metrics)
+        for number in asked
+        if rows[number].measurement.setting in settings and not rows[number].measurement.values.keys().isdisjoint(metrics)
     ]
     if not asked:
         return found
@@ -61,3 +61,16 @@ async def columns(
         for name, how in made.items():
             found[name][number] = feature(how, seen)
     return found
+
+
+async def awake(
+    connection: Connection, rows: Sequence[Stored], possible: NDArray[np.bool_], flag: str | None, look_back: timedelta, awake: set[str]
+) -> list[int]:
+    """Places of the rows worth looking back from: a resident's, to whom the rule may apply, and, where it waits for a flag, of people who
+    had that flag within the window or are in a state of the rule (`awake`) already."""
+    places = [number for number in np.flatnonzero(possible).tolist() if rows[number].resident is not None]
+    if flag is None or not places:
+        return places
+    since = min(rows[number].measurement.measured_at for number in places) - look_back
+    woken = awake | await readings.flagged(connection, flag, since)
+    return [number for number in places if rows[number].subject in woken] if woken else []
