@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from care import advice
 from care.case import ACTIONS, ENDED, CaseState, next_state, page
+from ingest.batch import Stored
+from rules import pack
 from tests.ingest.helpers import CUFF, Clinic, measurement, message
-from vitals.alert import OPEN_STATES, TRANSITIONS, Severity, State, Why, may_move
+from vitals.alert import OPEN_STATES, TRANSITIONS, Change, Severity, State, Why, may_move
 from vitals.errors import Refused
+from vitals.measurement import Measurement
 from yizhan import town
 
 NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
@@ -104,3 +108,31 @@ async def test_ending_a_case_with_a_stale_version_ends_nothing(clinic: Clinic) -
     assert await clinic.submit("case_end", body | {"version": version}) == "applied"
     assert ((await clinic.alert()) or {})["state"] == "closed"
     assert await clinic.value("select count(*) from rule_timer") == 0
+
+
+def _stored(**values: float) -> Stored:
+    at = datetime(2026, 1, 5, tzinfo=UTC)
+    one = Measurement(device="d", kind="glucose", record=1, measured_at=at, received_at=at, setting="kiosk", values=dict(values))
+    return Stored(7, one, "r-1", "r-1", "c", "g", "s", ())
+
+
+@pytest.mark.parametrize(
+    ("family", "state", "expected"),
+    [
+        ("bp_danger", State.PENDING, "rest_and_repeat"), ("bp_danger", State.FIRING, "call_for_help"), ("glucose_low", State.FIRING, "take_sugar"),
+        ("glucose_high", State.PENDING, "wash_and_repeat"), ("glucose_high", State.FIRING, "call_for_help"),
+        ("hypoxia", State.PENDING, "warm_and_repeat"), ("hypoxia", State.UNCONFIRMED, "see_doctor"), ("fever", State.PENDING, "see_doctor"),
+        ("bp_control", State.FIRING, "done"), ("glucose_low", State.CLEARED, "done"),
+    ],
+)  # fmt: skip
+def test_the_screen_never_says_done_about_a_danger(family: str, state: State, expected: str) -> None:
+    change = Change("r-1", family, "x", state, Severity.P2, Why.OPENED, datetime(2026, 1, 5, tzinfo=UTC), measurement=7)
+    told = advice.advice(_stored(glucose=2.8), [change], ["eye_pain"])
+    assert told["next"] == expected
+    assert ("ask_symptoms" in told) == (family == "bp_danger")
+
+
+def test_every_family_that_can_page_has_an_advice() -> None:
+    rules = [rule for name in pack.shipped() for rule in pack.load_named(name).rules]
+    assert {rule.family for rule in rules if rule.severity <= Severity.P2} == set(advice.DANGER)
+    assert {rule.family for rule in rules if rule.severity > Severity.P2} <= advice.REVIEWED | {"bp_control"}
