@@ -31,8 +31,10 @@ SHAPES = {"batches_of_10000": 10_000, "batches_of_256": 256}
 TRUTH = {1: True, 0: None, -1: False}
 
 
-def readings(count: int, residents: int, seed: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]], Source]:
-    """Subjects, columns and sources: half pressures, then glucose, oxygen and temperature; two in a thousand dangerous."""
+def readings(
+    count: int, residents: int, seed: int, apart: int = 1000
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]], Source]:  # fmt: skip
+    """Subjects, columns and sources: half pressures, then glucose, oxygen and temperature; two in a thousand dangerous. apart: µs from one to the next."""
     random = np.random.default_rng(seed)
     subjects = random.integers(0, residents, count)
     columns = {name: np.full(count, np.nan) for name in METRICS}
@@ -51,7 +53,7 @@ def readings(count: int, residents: int, seed: int) -> tuple[NDArray[np.int64], 
     for number, name in enumerate(FACTS):
         values_of = np.floor(35 + 50 * known[number]) if name == "age_years" else (known[number] < 0.1).astype(float)
         columns[name] = values_of[subjects] if name not in ("pregnant", "lactating") else np.zeros(count)
-    at = micros(NOW) + np.arange(count, dtype=np.int64) * 1000
+    at = micros(NOW) + np.arange(count, dtype=np.int64) * apart
     return subjects, columns, Source(at, np.ones(count, bool), np.ones(count, bool), np.zeros(count, np.uint8), np.ones(count, bool))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench import burden, town
+from bench import rules as bench_rules
 from rules import pack, past, replay
 from tests.ingest.helpers import Clinic, measurement, message
 from tests.rules.test_alerts import expire
@@ -103,3 +104,16 @@ def test_the_commands_answer(tmp_path: Path) -> None:
     }  # fmt: skip
     cases.write_text(json.dumps({"cases": [right | {"expected": {"category": "ketonaemia"}}]}))
     assert run("cases", str(cases)).returncode == 1
+
+
+def test_a_hundred_thousand_random_readings_raise_the_same_both_ways_and_in_batches_of_any_size() -> None:
+    compiled = bench_rules.rules()
+    subjects, columns, source = bench_rules.readings(100_000, 300, 11, apart=60_000_000)
+    _, plain = bench_rules.theirs(compiled, subjects, columns, source)
+    for batch in (7, 256, 10_000, 100_000):
+        _, vector = bench_rules.ours(compiled, subjects, columns, source, batch)
+        assert {rule: int((plain[rule] != vector[rule]).sum()) for rule in plain} == dict.fromkeys(plain, 0), batch
+    still = {rule for rule, moves in plain.items() if not moves.any()}
+    assert still <= {"htn.control"}, (
+        "a rule that never moved proves nothing; two bad visits without a good one between do not come at random"
+    )
