@@ -34,7 +34,10 @@ TRUTH = {1: True, 0: None, -1: False}
 def readings(
     count: int, residents: int, seed: int, apart: int = 1000
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]], Source]:  # fmt: skip
-    """Subjects, columns and sources: half pressures, then glucose, oxygen and temperature; two in a thousand dangerous. apart: µs from one to the next."""
+    """Subjects, columns and sources: half pressures, then glucose, oxygen and temperature; two in a thousand dangerous.
+
+    apart: µs from one reading to the next.
+    """
     random = np.random.default_rng(seed)
     subjects = random.integers(0, residents, count)
     columns = {name: np.full(count, np.nan) for name in METRICS}
