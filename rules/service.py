@@ -47,6 +47,10 @@ _SENTENCES = {
     Why.REPEATED: ("", ""),
     Why.NOT_CONFIRMED: ("复测未确认,请查看两次读数", "the repeat did not confirm; see both readings"),
 }
+_PLAIN_SENTENCES = {
+    Why.OPENED: ("等待复测", "waiting for a repeat"),
+    Why.URGENT: ("极危急,不等复测", "critical, no wait for a repeat"),
+}
 _FACT_WORDS = {
     "age_years": "出生日期", "pregnant": "是否妊娠", "lactating": "是否哺乳", "hypertension": "是否患高血压", "diabetes": "是否患糖尿病",
     "chronic_lung_disease": "是否患慢性肺病", "heart_failure": "是否患心力衰竭",
@@ -396,6 +400,8 @@ def explain(compiled: Compiled, why: Why, stored: Stored | None) -> dict[str, An
         "thresholds": thresholds(compiled.pack),
     }  # fmt: skip
     more_zh, more_en = _SENTENCES.get(why, ("", ""))
+    if not compiled.by_symptoms:  # what is said of symptoms, pregnancy and rest is said of blood pressure
+        more_zh, more_en = _PLAIN_SENTENCES.get(why, (more_zh, more_en))
     if stored is not None:
         # as the device showed it: half-up to the pack's grid
         grids = document.round

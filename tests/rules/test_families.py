@@ -43,7 +43,10 @@ async def test_what_a_meter_cannot_show_is_danger_and_never_a_number(
 ) -> None:
     await clinic.send(message(of("glucose", raw="01") | {"codes": {"glucose": code}}))
     assert await family(clinic, name) == [expected]
-    assert code in ((await clinic.alert(name)) or {})["explanation"]["zh"]
+    said = ((await clinic.alert(name)) or {})["explanation"]["zh"]
+    assert code in said
+    assert "妊娠" not in said, "nothing is said of a person that nobody knows"
+    assert "静坐" not in said
     assert await clinic.value("select count(*) from reading") == 0
     assert await clinic.value("select count(*) from alert") == 1
 
