@@ -24,7 +24,7 @@ MORE_VALUES = {
 }  # fmt: skip
 # What may be known about a person or a reading's circumstances: numbers, flags (yes or no) and words.
 FACTS = frozenset({
-    "age_years", "gestational_weeks", "spo2_scale", "baseline_temperature", "baseline_systolic", "face_to_face_followups",
+    "age_years", "gestational_weeks", "spo2_scale", "baseline_temperature", "face_to_face_followups",
     "pregnant", "lactating", "hypertension", "awake", "high_risk", "family_history_htn", "high_salt", "alcohol_excess", "annual_exam",
     "lost_to_followup", "needs_assistance", "adverse_reaction", "new_complication", "supplemental_o2", "sex",
 })  # fmt: skip
@@ -101,11 +101,6 @@ def least(history: History, of: str, at_least: int = 1) -> Value:
     """The smallest value, of so many at least."""
     points = _points(history, of)
     return min(value for _, value in points) if len(points) >= at_least else None
-
-
-def mean(history: History, of: str, where: Mapping[str, Any] | None = None) -> Value:
-    points = _points(history, of, where)
-    return statistics.fmean(value for _, value in points) if points else None
 
 
 def count(history: History, where: Mapping[str, Any], of: str | None = None) -> Value:
@@ -330,7 +325,7 @@ def above_baseline(history: History, of: str, baseline: str) -> Value:
 FEATURES: dict[str, Callable[..., Value]] = {
     function.__name__: function
     for function in (
-        last, greatest, least, mean, count, about, days_reaching, hours_apart_reaching, minutes_above, longest_below, share, rise, rise_day,
+        last, greatest, least, count, about, days_reaching, hours_apart_reaching, minutes_above, longest_below, share, rise, rise_day,
         gain,
         jump, fall, between_arms, first_pair_gap, protocol_mean, lower_of_last_two, home_series, blood_glucose_risk, linear, rmssd,
         irregularity, body_mass_index, over_fact, above_baseline,
