@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.rig import Say, machine, summary
-from rules import engine, pack, reference, service
+from rules import engine, evaluate, pack, reference
 from rules.engine import STATE, Kind
-from rules.pack import FACTS
-from rules.service import Compiled, Source
+from rules.evaluate import Compiled, Source
+from rules.form import FACTS, FLAG_COLUMNS
 from vitals.floor.columns import micros
 from vitals.metric import METRICS
 
@@ -46,7 +46,7 @@ def readings(
     for low, high, values in (
         (0.0, 0.5, {"systolic": (125, 14, 186), "diastolic": (78, 9, 112), "pulse": (72, 8, 90)}),
         (0.5, 0.7, {"glucose": (6.2, 1.2, 17.5)}),
-        (0.7, 0.9, {"spo2": (97, 0.8, 86)}), (0.9, 1.0, {"temperature": (36.6, 0.3, 39.5)}),
+        (0.7, 0.9, {"spo2": (97, 0.8, 86)}), (0.9, 0.98, {"temperature": (36.6, 0.3, 39.5)}), (0.98, 1.0, {"ketone": (0.4, 0.2, 3.4)}),
     ):  # fmt: skip
         mine = (kind >= low) & (kind < high)
         for code, (mean, deviation, high_value) in values.items():
@@ -57,11 +57,12 @@ def readings(
         values_of = np.floor(35 + 50 * known[number]) if name == "age_years" else (known[number] < 0.1).astype(float)
         columns[name] = values_of[subjects] if name not in ("pregnant", "lactating") else np.zeros(count)
     at = micros(NOW) + np.arange(count, dtype=np.int64) * apart
+    columns |= {name: np.zeros(count) for name in FLAG_COLUMNS} | {"flags.fasting": (random.random(count) < 0.5).astype(float)}
     return subjects, columns, Source(at, np.ones(count, bool), np.ones(count, bool), np.zeros(count, np.uint8), np.ones(count, bool))
 
 
 def rules() -> list[Compiled]:
-    return [one for one in service.compile_packs([pack.load_named(name) for name in pack.shipped()]) if not one.rule.columns]
+    return [one for one in evaluate.compile_packs([pack.load_named(name) for name in pack.shipped()]) if not one.rule.columns]
 
 
 def ours(
@@ -76,7 +77,7 @@ def ours(
         cut = {name: column[part] for name, column in columns.items()}
         from_ = Source(source.at[part], source.valid[part], source.synced[part], source.setting[part], source.person[part])
         for one in compiled:
-            events = service.outcomes(one, from_, cut, NOW)
+            events = evaluate.outcomes(one, from_, cut, NOW)
             found, _ = engine.run(one.timing, states[one.rule.id], subjects[part], events)
             moves[one.rule.id].append(found)
     seconds = time.perf_counter() - began

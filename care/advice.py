@@ -26,8 +26,9 @@ _NEXT = {
 # families in which one measurement may be danger → what to do while a repeat is awaited
 DANGER = {
     "bp_danger": "rest_and_repeat", "glucose_low": "wash_and_repeat", "glucose_high": "wash_and_repeat", "hypoxia": "warm_and_repeat",
+    "heart_rate": "rest_and_repeat", "ketone": "call_for_help", "early_warning": "call_for_help", "not_judged": "call_for_help",
 }  # fmt: skip
-REVIEWED = frozenset({"fever", "weight", "rhythm"})  # what a doctor looks at without haste
+REVIEWED = frozenset({"fever", "weight", "rhythm", "glucose_control"})  # what a doctor looks at without haste
 
 
 def advice(stored: Stored, changes: Sequence[Change], asking: Sequence[str]) -> dict[str, Any]:
@@ -54,6 +55,9 @@ def advice(stored: Stored, changes: Sequence[Change], asking: Sequence[str]) -> 
         if code in METRICS
     ]
     zh, en = _NEXT[step]
+    deciding = firing[0] if firing else pending
+    if deciding is not None and "tell" in deciding.explanation:  # in the pack's own words
+        zh, en = deciding.explanation["tell"]["zh"], deciding.explanation["tell"]["en"]
     told: dict[str, Any] = {"measurement": stored.number, "received": received, "next": step, "zh": zh, "en": en}
     if pending is not None and pending.deadline is not None and pending.why is Why.OPENED:
         told["deadline"] = pending.deadline.isoformat()

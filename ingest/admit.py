@@ -18,7 +18,8 @@ INTAKE = "intake"  # topic of what stands for an intake row (ingest.stream)
 class Admitted:
     """What became of one message. gateway, site: of its topic. refusal: (reason, detail) when it is for quarantine.
 
-    receipt: (boot, seq) to answer with, if they could be read. wanted is False for messages that are not readings.
+    receipt: (boot, seq) to answer with, if they could be read. online: what a status said, None if it is none.
+    wanted is False for messages that are not readings.
     """
 
     item: Incoming
@@ -31,6 +32,7 @@ class Admitted:
     day: date | None = None
     pairing: PairingReport | None = None
     sent_at: datetime | None = None
+    online: bool | None = None
     refusal: tuple[str, str] | None = None
     wanted: bool = True
     unknown_devices: list[str] = field(default_factory=list)
@@ -45,7 +47,11 @@ def admit(item: Incoming, now: datetime) -> Admitted:
     try:
         topic = wire.parse_topic(item.topic)
         result.site, result.gateway = topic.site, topic.gateway
-        if topic.way != "up" or topic.what == "status":
+        if topic.way == "up" and topic.what == "status":
+            result.wanted = False
+            result.online = wire.is_online(item.payload)
+            return result
+        if topic.way != "up":
             result.wanted = False
             return result
         if topic.what == "pairing":

@@ -311,7 +311,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     await probe(settings)
     metrics.serve(settings.metrics_port)
     hints = Hints(conninfo, "intake", "outbox", "receipt")
-    link = backend_link(settings, [f"{SHARE}/{wire.ROOT}/+/+/up/{what}" for what in ("readings", "pairing")])
+    link = backend_link(settings, [f"{SHARE}/{wire.ROOT}/+/+/up/{what}" for what in ("readings", "pairing", "status")])
     producer = AIOKafkaProducer(
         acks="all", linger_ms=0, max_batch_size=BATCH_BYTES, max_request_size=4 * BATCH_BYTES, **kafka.options(settings)
     )

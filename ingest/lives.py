@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import NamedTuple
 
@@ -205,3 +205,25 @@ async def forked(connection: Connection) -> list[str]:
     """Gateways whose disk was copied or set back since they were enrolled."""
     cursor = await connection.execute("select gateway from gateway where forked_at >= enrolled_at and revoked_at is null order by gateway")
     return [row["gateway"] for row in await cursor.fetchall()]
+
+
+async def note_status(connection: Connection, said: Mapping[str, bool]) -> None:
+    """Whether gateways are connected, as they (or their last will) say."""
+    if said:
+        await connection.execute(
+            "insert into gateway_status (gateway, online) select * from unnest(%s::text[], %s::boolean[]) on conflict (gateway)"
+            " do update set online = excluded.online, since = case when gateway_status.online = excluded.online"
+            "  then gateway_status.since else now() end",
+            (list(said), list(said.values())),
+        )
+
+
+async def unheard(connection: Connection, subjects: Sequence[str]) -> set[str]:
+    """Those of the subjects whose last measurement came through a gateway that is not connected now."""
+    cursor = await connection.execute(
+        "select s.subject from unnest(%s::text[]) as s(subject), lateral (select m.source from measurement m"
+        "  where m.subject = s.subject and m.measured_at >= now() - interval '1 year' order by m.measured_at desc limit 1) l"
+        " join gateway_status g on l.source = 'mqtt:' || g.gateway where not g.online",
+        (list(subjects),),
+    )
+    return {row["subject"] for row in await cursor.fetchall()}

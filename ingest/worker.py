@@ -262,6 +262,9 @@ class Worker:
         """Known gateways and devices only; everything refused is put into quarantine in this transaction."""
         await self._registry.look(connection)
         gateways = await self._registry.gateways(connection, {one.gateway for one in judged})
+        await lives.note_status(
+            connection, {o.gateway: o.online for o in judged if o.online is not None and gateways.get(o.gateway) == o.site}
+        )
         known = await self._registry.devices(connection, {m.device for one in judged for m in one.measurements})
         candidates: list[Candidate] = []
         for one in judged:

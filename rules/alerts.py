@@ -15,45 +15,77 @@ from vitals.floor.database import Connection
 _OPEN = [state.value for state in OPEN_STATES]
 
 
-async def move(connection: Connection, change: Change) -> Change | None:
-    """Carry out one movement: open the episode or move the open one, and log it. None if the table forbids it.
+_ORDER = (State.FIRING, State.PENDING, State.UNCONFIRMED)  # what an alert is, of what its reasons are
 
-    An append keeps the alert's state and the more severe severity; the rest of the change replaces what was there.
+
+async def move(connection: Connection, change: Change) -> Change | None:
+    """Carry out one movement: open the episode or move the open one, and log it. None if nothing of it changed, or may.
+
+    An alert is of a family; rules are its reasons, each with a state of its own, and it is what the worst of them says. A second rule
+    that joins is appended, or worsens the alert; a rule that clears ends it only if it was the last.
     """
     cursor = await connection.execute(
-        "select alert, state, severity, rule from alert where subject = %s and family = %s and state = any(%s) for update",
+        "select alert, state, severity, rule, reasons from alert where subject = %s and family = %s and state = any(%s) for update",
         (change.subject, change.family, _OPEN),
     )
     row = await cursor.fetchone()
-    current = State(row["state"]) if row is not None else None
-    if not may_move(current, change.state):
-        return None
     if row is None:
-        return await _open(connection, change)
-    severity = min(Severity(row["severity"]), change.severity) if change.why is Why.APPENDED else change.severity
-    moved = replace(change, alert=row["alert"], severity=severity)
-    ended = change.at if change.state in (State.CLEARED, State.CLOSED) else None
-    explanation = Jsonb(change.explanation) if change.explanation and change.why is not Why.APPENDED else None
+        return await _open(connection, change) if may_move(None, change.state) else None
+    current = State(row["state"])
+    if not may_move(current, change.state) and not row["reasons"].keys() - {change.rule}:
+        return None
+    moved = replace(change, alert=row["alert"])
+    reasons = row["reasons"] if change.state is not State.CLOSED else {}
+    before = reasons.get(change.rule)
+    if change.why is Why.APPENDED and before is not None:
+        severity = min(Severity(before["severity"]), change.severity)
+        reasons[change.rule] = {"state": before["state"], "severity": severity}
+    elif change.state in OPEN_STATES:
+        reasons[change.rule] = {"state": change.state, "severity": change.severity}
+    else:
+        reasons.pop(change.rule, None)
+    if reasons:
+        moved = _together(moved, reasons, State(row["state"]), Severity(row["severity"]), alone=reasons.keys() <= {change.rule})
+    ended = change.at if moved.state in (State.CLEARED, State.CLOSED) else None
+    appended = moved.why is Why.APPENDED
     await connection.execute(
-        "update alert set state = %s, severity = %s, updated_at = %s, ended_at = %s,"
-        " why = case when %s = 'appended' then why else %s end,"
-        " deadline = case when %s = 'appended' then deadline else %s end,"
+        "update alert set state = %s, severity = %s, updated_at = %s, ended_at = %s, reasons = %s,"
+        " why = case when %s then why else %s end, deadline = case when %s then deadline else %s end,"
         " explanation = explanation || coalesce(%s, '{}'::jsonb) where alert = %s",
         (
-            moved.state, severity, change.at, ended, change.why, change.why, change.why, change.deadline, explanation, moved.alert,
+            moved.state, moved.severity, change.at, ended, Jsonb(reasons), appended, moved.why, appended, moved.deadline,
+            Jsonb(change.explanation) if change.explanation and not appended else None, moved.alert,
         ),
     )  # fmt: skip
     await _log(connection, moved)
-    return moved
+    # that one of several reasons is gone is worth a line in the log, not a doctor's attention
+    return None if reasons and change.state is State.CLEARED else moved
+
+
+def _together(change: Change, reasons: dict[str, dict[str, str]], state: State, severity: Severity, *, alone: bool) -> Change:
+    """The change of the alert that follows from the change of one of its reasons."""
+    states = {one["state"] for one in reasons.values()}
+    after = next(one for one in _ORDER if one in states)
+    worst = min(Severity(one["severity"]) for one in reasons.values())
+    if alone:
+        return replace(change, state=after, severity=worst)
+    if change.state is State.CLEARED:
+        return replace(change, state=after, severity=worst)
+    if (after, worst) == (state, severity) and change.why is not Why.APPENDED:
+        return replace(change, state=after, severity=worst, why=Why.APPENDED)
+    if after is state and worst < severity:
+        return replace(change, state=after, severity=worst, why=Why.WORSENED)
+    return replace(change, state=after, severity=worst)
 
 
 async def _open(connection: Connection, change: Change) -> Change:
     cursor = await connection.execute(
-        "insert into alert (subject, family, rule, pack, pack_digest, state, severity, why, opened_at, updated_at, deadline, explanation)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning alert",
+        "insert into alert (subject, family, rule, pack, pack_digest, state, severity, why, opened_at, updated_at, deadline, explanation,"
+        " reasons) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning alert",
         (
             change.subject, change.family, change.rule, change.explanation.get("pack", ""), change.explanation.get("pack_digest", ""),
             change.state, change.severity, change.why, change.at, change.at, change.deadline, Jsonb(change.explanation),
+            Jsonb({change.rule: {"state": change.state, "severity": change.severity}}),
         ),
     )  # fmt: skip
     row = await cursor.fetchone()

@@ -9,9 +9,10 @@ from typing import Any
 
 from rules import history, tables
 from rules.condition import COMPARATORS, WORDS
-from rules.form import FACTS, Document, Path, Rule, duration, terms_of
+from rules.features import FEATURES
+from rules.form import FACTS, FLAG_COLUMNS, PLANS, Document, Path, Rule, duration, terms_of
 from rules.tables import Table
-from vitals.alert import FAMILIES
+from vitals.alert import FAMILIES, Severity
 from vitals.measurement import SETTINGS
 from vitals.metric import METRICS
 
@@ -49,25 +50,45 @@ def _check_rule(rule: Rule, document: Document) -> list[str]:
         problems.append(f"no source {rule.source}")
     if rule.consecutive is not None and (rule.confirm is not None or rule.clear is not None):
         problems.append("consecutive visits need neither confirm nor clear")
-    if rule.consecutive is None and rule.clear is None:
+    if (rule.confirm is None) != (rule.tell.repeat is None):
+        problems.append("tell.repeat belongs to a rule with confirm, and only there")
+    if (rule.clear is not None and rule.clear.sessions < 1) or (rule.consecutive is not None and rule.consecutive.count < 1):
+        problems.append("sessions and count: 1 or more")
+    if rule.absence is not None:
+        if rule.absence.every not in PLANS:
+            problems.append(f"absence: {rule.absence.every} is no plan ({', '.join(PLANS)})")
+        if not 0 < rule.absence.misses < rule.absence.urgent_misses:
+            problems.append("absence: 0 < misses < urgent_misses expected")
+        if rule.consecutive is not None or rule.confirm is not None or rule.clear is not None or rule.urgent is not None:
+            problems.append("absence needs neither confirm, clear, urgent nor consecutive")
+    if rule.daily is not None:
+        if len(rule.settings) != 1:
+            problems.append("daily: exactly one setting, for settings are never mixed")
+        if rule.daily.of not in METRICS:
+            problems.append(f"daily: no metric {rule.daily.of}")
+        if rule.confirm is not None or rule.severity < Severity.P3:
+            problems.append("daily: no repeat, and nothing more severe than P3: a statistic never stands for danger")
+    if rule.consecutive is None and rule.clear is None and rule.absence is None:
         problems.append("a clear condition is needed, or consecutive visits")
     if rule.severity_urgent > rule.severity:
         problems.append(f"urgent is {rule.severity_urgent}, milder than {rule.severity}")
     if rule.clear is not None:
         problems += _clear_above_fire(rule, document)
     problems += [f"no setting {name}" for name in rule.settings if name not in SETTINGS]
-    known = set(METRICS) | set(FACTS) | set(rule.columns)
+    known = {*METRICS, *FACTS, *FLAG_COLUMNS, *rule.columns}
     for name, made in rule.columns.items():
-        problems += [f"column {name}: {problem}" for problem in _check_feature(made, set(METRICS))]
+        problems += [f"column {name}: {problem}" for problem in _check_feature(made, set(METRICS), document)]
     durations = [rule.keep_firing, rule.late_after, rule.look_back]
     durations += [rule.confirm.within, rule.confirm.apart] if rule.confirm else []
-    durations += [rule.consecutive.apart] if rule.consecutive else []
+    durations += [rule.consecutive.apart, rule.consecutive.session] if rule.consecutive else []
     for text in durations:
         try:
             duration(text)
         except ValueError as error:
             problems.append(str(error))
-    for condition in (rule.when, rule.applies, rule.urgent, rule.clear.when if rule.clear else None):
+    if rule.stirs is not None and (not rule.columns or rule.wakes is not None or rule.daily is not None):
+        problems.append("stirs is for rules that look back, and wakes is another way to say it")
+    for condition in (rule.when, rule.applies, rule.urgent, rule.stirs, rule.clear.when if rule.clear else None):
         if condition:
             problems += _check_condition(condition, document, known if rule.columns else None)
     return problems
@@ -96,14 +117,18 @@ def _check_table(table: Table, document: Document) -> Iterator[tuple[Path, str]]
             yield ("examples", number), f"examples: {one} does not fit"
 
 
-def _check_feature(made: dict[str, Any], known: set[str]) -> list[str]:
+def _check_feature(made: dict[str, Any], known: set[str], document: Document | None = None) -> list[str]:
+    """document: of a rule, whose column may also be what a table gives."""
     if len(made) != 1:
         return ["one feature expected"]
     ((name, arguments),) = made.items()
-    if name not in history.FEATURES:
+    if name == "table" and document is not None:
+        table = document.classifications.get(arguments.get("of", ""))
+        return [] if table is not None and arguments.get("give") in table.outputs else [f"table: no output {arguments}"]
+    if name not in FEATURES:
         return [f"no feature {name}"]
     try:
-        inspect.signature(history.FEATURES[name]).bind(None, **arguments)
+        inspect.signature(FEATURES[name]).bind(None, **arguments)
     except TypeError as error:
         return [f"{name}: {error}"]
     of = arguments.get("of", [])
@@ -170,7 +195,7 @@ def _check_bands(what: dict[str, Any], known: set[str]) -> list[str]:
 
 def _check_condition(given: Any, document: Document, columns: set[str] | None = None) -> list[str]:
     """columns: what a table knows; rules know metrics and the facts that the worker has."""
-    known = columns if columns is not None else set(METRICS) | set(FACTS)
+    known = columns if columns is not None else {*METRICS, *FACTS, *FLAG_COLUMNS}
     if not isinstance(given, dict) or len(given) != 1:
         return [f"{given!r}: a mapping with one key expected"]
     (key, value), *_ = given.items()

@@ -82,7 +82,7 @@ def compile_condition(condition: Condition, terms: Terms) -> Predicate:
         return compile_condition({"any": [{f"{key}.{member}": True} for member in value["any_of"]]}, terms)
     tests = [
         _compare_word(key, [number] if name == "is" else number) if name in WORDS
-        else _compare(key, name, terms.number(number), terms.grids.get(key))
+        else _compare(key, name, terms.number(number), terms.grids.get(key), number if isinstance(number, str) else "")
         for name, number in value.items()
     ]  # fmt: skip
     return lambda columns: np.minimum.reduce([test(columns) for test in tests]).astype(np.int8)
@@ -93,13 +93,17 @@ def _absent(values: NDArray[Any]) -> NDArray[np.bool_]:
     return found
 
 
-def _compare(column: str, comparator: str, number: float, grid: float | None) -> Predicate:
+def _compare(column: str, comparator: str, number: float, grid: float | None, parameter: str = "") -> Predicate:
+    """parameter: `$name`; a column of that name holds what was agreed with each person instead of `number`."""
     test = _COMPARE[comparator]
     bound = number if grid is None else round(number / grid, 9)
 
     def predicate(columns: Columns) -> Truth:
         values = columns[column]
-        met = test(values, number) if grid is None else test(steps(values, grid), bound)
+        limit: Any = bound
+        if parameter and parameter in columns:
+            limit = columns[parameter] if grid is None else np.round(columns[parameter] / grid, 9)
+        met = test(values if grid is None else steps(values, grid), limit)
         return np.where(np.isnan(values), 0, np.where(met, 1, -1)).astype(np.int8)
 
     return predicate

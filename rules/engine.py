@@ -41,12 +41,13 @@ class Phase(IntEnum):
 
 
 class Kind(IntEnum):
-    """What an event is: a measurement, a due timer, a reported danger symptom, a person ending the episode."""
+    """What an event is: a measurement, a due timer, a reported danger symptom, a person ending the episode, a plan."""
 
     MEASUREMENT = 0
     TICK = 1
     URGENT = 2
     END = 3
+    PLAN = 4  # what is expected of the person was recorded anew; nothing to any other rule
 
 
 class Move(IntEnum):
@@ -66,6 +67,7 @@ class Move(IntEnum):
     CLOSED = 11
     AT_ONCE = 12
     WORSENED = 13
+    SILENT = 14
 
 
 # hit, clear: 1 true, 0 unknown or not applicable, -1 false. valid: not a weak source. late: too old to page normally.
@@ -80,6 +82,7 @@ EVENT = np.dtype(
         ("inhibited", "?"),
         ("at", "i8"),  # measured_at; stored_at for what is not a measurement
         ("now", "i8"),  # stored_at, the database's clock
+        ("every", "i8"),  # µs within which this person is to measure; 0: nothing is expected
     ]
 )
 
@@ -88,21 +91,29 @@ Array = NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A rule's durations in µs and its counts. within 0: no repeat is waited for."""
+    """A rule's durations in µs and its counts. within 0: no repeat is waited for. misses: of an absence rule, (fires, worsens).
+
+    session: how long after its last reading a visit is over; what it then says counts. 0: every reading is a visit.
+    """
 
     within: int = 0
     apart: int = 0
     keep_firing: int = 0
     sessions: int = 1
     visits: int = 0
+    misses: tuple[int, int] | None = None
+    session: int = 0
 
     @classmethod
     def of(cls, rule: Rule) -> Timing:
         def micro(text: str) -> int:
             return int(duration(text).total_seconds()) * 1_000_000
 
+        if rule.absence is not None:
+            return cls(misses=(rule.absence.misses, rule.absence.urgent_misses))
         if rule.consecutive is not None:
-            return cls(apart=micro(rule.consecutive.apart), visits=rule.consecutive.count)
+            visit = rule.consecutive
+            return cls(apart=micro(visit.apart), visits=visit.count, session=micro(visit.session))
         assert rule.clear is not None
         if rule.confirm is None:
             return cls(keep_firing=micro(rule.keep_firing), sessions=rule.clear.sessions)
@@ -110,21 +121,28 @@ class Timing:
 
 
 # class attributes of enums are slow to read in an inner loop
-_MEASUREMENT, _TICK, _URGENT, _END = (np.uint8(kind) for kind in Kind)
+_MEASUREMENT, _TICK, _URGENT, _END, _PLAN = (np.uint8(kind) for kind in Kind)
 _NORMAL, _PENDING, _FIRING, _UNCONFIRMED = (np.uint8(phase) for phase in Phase)
 _CONFIRM_MOVES = [np.uint8(move) for move in (
     Move.URGENT, Move.WORSENED, Move.LATE, Move.AT_ONCE, Move.UNVERIFIED, Move.OPENED,
     Move.CONFIRMED, Move.APPENDED, Move.NOT_CONFIRMED, Move.CLEARED, Move.UNVERIFIED, Move.DEADLINE, Move.CLOSED,
 )]  # fmt: skip
 _VISIT_MOVES = [np.uint8(move) for move in (Move.REPEATED, Move.APPENDED, Move.CLEARED, Move.CLOSED)]
+_ABSENCE_MOVES = [np.uint8(move) for move in (Move.SILENT, Move.WORSENED, Move.CLEARED, Move.CLOSED)]
+
+
+def busy(state: Array) -> NDArray[np.bool_]:
+    """Who is in a state of a rule (m,): anything of an episode, a count or an open visit."""
+    found: NDArray[np.bool_] = (state["phase"] != 0) | (state["count"] != 0) | (state["clears"] != 0)
+    return found
 
 
 def run(timing: Timing, state: Array, subject: NDArray[np.int64], events: Array) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Apply events (n,) of subjects (n,) to state (m,), in place; returns moves (n,) and the phase after each (n,)."""
     moves = np.zeros(len(events), np.uint8)
     phases = np.zeros(len(events), np.uint8)
-    step = _consecutive if timing.visits else _confirm
-    order = _awake(state, subject, events)
+    step = _absent if timing.misses else _consecutive if timing.visits else _confirm
+    order = _awake(timing, state, subject, events)
     order = order[np.argsort(subject[order], kind="stable")]
     ranked = subject[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else np.zeros(0, np.int64)
@@ -138,13 +156,15 @@ def run(timing: Timing, state: Array, subject: NDArray[np.int64], events: Array)
     return moves, phases
 
 
-def _awake(state: Array, subject: NDArray[np.int64], events: Array) -> NDArray[np.int64]:
+def _awake(timing: Timing, state: Array, subject: NDArray[np.int64], events: Array) -> NDArray[np.int64]:
     """Places of the events that can do something: of subjects with a state, or with anything but misses, ticks and endings.
 
     Where nothing is remembered nothing can be missed, fall due or end; that is nearly everybody nearly always.
     """
     stirs = ((events["kind"] == _MEASUREMENT) & (events["hit"] == 1)) | (events["kind"] == _URGENT)
-    live = stirs | (state["phase"][subject] != 0) | (state["count"][subject] != 0)
+    live = stirs | busy(state)[subject]
+    if timing.misses:
+        live = (events["every"] > 0) | (state["last"][subject] != 0)
     if not live.any():
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.isin(subject, subject[live]))
@@ -208,13 +228,28 @@ def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
 
 
 def _consecutive(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
-    """One event each for different subjects of a consecutive rule; weak sources do not count either way."""
-    measured = (e["kind"] == _MEASUREMENT) & e["valid"]
+    """One event each for different subjects of a consecutive rule; weak sources do not count either way.
+
+    With sessions, `clears` holds what the open one says so far (1 hit, 2 miss) and `last_clear` its latest reading; it counts once the
+    session is over: at its deadline, or when a reading of another session comes first.
+    """
+    measured = (e["kind"] == _MEASUREMENT) & e["valid"] & (e["hit"] != 0)
+    verdict = np.where(measured, np.where(e["hit"] == 1, 1, 2), 0)
+    at = e["at"]
+    if timing.session:
+        due = (e["kind"] == _TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
+        apart = e["at"] - s["last_clear"]
+        another = measured & (s["clears"] > 0) & (apart > timing.session)
+        over = due | another
+        opens = measured & ((s["clears"] == 0) | (apart >= -timing.session))
+        opens &= (verdict == 1) | busy(s)  # a good visit after nothing is nothing
+        said, said_at = verdict.copy(), at.copy()
+        verdict, at = np.where(over, s["clears"], 0), s["last_clear"].copy()
     firing = s["phase"] == _FIRING
-    hit, miss = measured & (e["hit"] == 1), measured & (e["hit"] == -1) & (e["at"] > s["last"])
-    counted = hit & ((s["count"] == 0) | (e["at"] - s["last"] >= timing.apart))
+    hit, miss = verdict == 1, (verdict == 2) & (at > s["last"])
+    counted = hit & ((s["count"] == 0) | (at - s["last"] >= timing.apart))
     s["count"][counted] = np.minimum(s["count"][counted] + 1, 1000)
-    s["last"][counted] = e["at"][counted]
+    s["last"][counted] = at[counted]
     fires = hit & ~firing & (s["count"] >= timing.visits) & ~e["inhibited"]
     appended = counted & firing
     cleared = miss & firing
@@ -222,4 +257,33 @@ def _consecutive(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     moves = np.select([fires, appended, cleared, ended], _VISIT_MOVES, 0).astype(np.uint8)
     s["phase"][fires] = _FIRING
     s[miss | ended] = np.zeros(1, STATE)[0]
+    if timing.session:
+        s["clears"] = np.where(opens, said, np.where(over, 0, s["clears"]))
+        s["last_clear"] = np.where(opens, said_at, np.where(over, 0, s["last_clear"]))
+        s["deadline"] = np.where(opens, e["now"] + timing.session, np.where(over, 0, s["deadline"]))
+    return moves
+
+
+def _absent(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
+    """One event each for different subjects of an absence rule: silence counts from the last measurement, or from the plan."""
+    assert timing.misses is not None
+    misses, worse = timing.misses
+    every = e["every"]
+    planned, firing = every > 0, s["phase"] == _FIRING
+    seen = planned & (e["kind"] == _MEASUREMENT) & (e["hit"] == 1) & (e["at"] > s["last"])
+    due = planned & (e["kind"] == _TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
+    silent, worsened = due & ~e["inhibited"] & ~firing, due & ~e["inhibited"] & firing & ~s["urgent"]
+    withdrawn, ended = ~planned, (e["kind"] == _END) & firing
+    cleared = firing & (withdrawn | (seen & (e["at"] + misses * every > e["now"])))
+    begins = planned & (((e["kind"] == _PLAN) & (s["last"] == 0)) | ended)
+    moves = np.select([silent, worsened, cleared, ended], _ABSENCE_MOVES, 0).astype(np.uint8)
+    s["last"] = np.select([seen, begins], [e["at"], e["now"]], s["last"])
+    s["first"] = np.where(silent, e["now"], s["first"])
+    s["phase"] = np.select([silent, cleared | ended], [_FIRING, _NORMAL], s["phase"])
+    s["urgent"] = (s["urgent"] | worsened) & ~cleared & ~ended
+    counted = s["last"] + np.where(s["phase"] == _FIRING, worse, misses) * every
+    anew = seen | begins | silent | (planned & (e["kind"] == _PLAN))
+    waits = np.where(due & e["inhibited"], e["now"] + every, np.where(anew, counted, s["deadline"]))
+    s["deadline"] = np.where(worsened | s["urgent"], 0, waits)
+    s[withdrawn] = np.zeros(1, STATE)[0]
     return moves

@@ -9,12 +9,13 @@ from zoneinfo import ZoneInfo
 
 from psycopg.types.json import Jsonb
 
-from rules.pack import FACTS
+from rules import in_force
+from rules.form import FACTS, PLANS
 from vitals.errors import BadInput
 from vitals.floor.database import Connection
 
 CONDITIONS = ("hypertension", "diabetes", "chronic_lung_disease", "heart_failure")
-RECORDED = ("birth_date", "sex", "pregnant", "lactating", *CONDITIONS)
+RECORDED = ("birth_date", "sex", "centre", "pregnant", "lactating", *CONDITIONS, *PLANS)
 PAST_CHILDBEARING = 60  # years; from here on "not pregnant" is derived when nothing is recorded
 
 Facts = Mapping[str, Any]
@@ -31,7 +32,7 @@ def columns(facts: Facts, at: datetime, zone: ZoneInfo) -> dict[str, float]:
     unknown = float("nan")
     age = float(age_years(facts["birth_date"], at.astimezone(zone).date())) if facts.get("birth_date") else unknown
     found = {"age_years": age}
-    for name in ("pregnant", "lactating", *CONDITIONS):
+    for name in ("pregnant", "lactating", *CONDITIONS, *PLANS):
         value = facts.get(name)
         found[name] = unknown if value is None else float(value)
     cannot = facts.get("sex") == "male" or age >= PAST_CHILDBEARING or age < 10
@@ -59,6 +60,7 @@ class People:
 
     def __init__(self) -> None:
         self.facts: dict[str, dict[str, Any]] = {}
+        self.own: in_force.Own = {}
         self._columns: dict[tuple[str, int], tuple[float, ...]] = {}
 
     def at(self, resident: str | None, moment: datetime, zone: ZoneInfo) -> tuple[float, ...]:
@@ -74,6 +76,14 @@ class People:
             found = self._columns[key] = tuple(person[name] for name in FACTS)
         return found
 
+    def numbers(self, resident: str | None, pack: str) -> dict[str, float]:
+        """The parameters of a pack that were set for everybody, for this person's centre, or for this person; the nearest holds."""
+        found: dict[str, float] = {}
+        centre = self.facts.get(resident or "", {}).get("centre", "")
+        for key in (("centre", in_force.EVERYWHERE), ("centre", str(centre)), ("resident", resident or "")):
+            found |= {name: value for (of, name), value in self.own.get(key, {}).items() if of == pack}
+        return found
+
 
 class Known:
     """Facts about people as a worker remembers them: what the database says, asked for again when any of them changed."""
@@ -83,21 +93,28 @@ class Known:
     def __init__(self) -> None:
         self._version = -1
         self._people = People()
+        self.packs = 0
 
     def forget(self) -> None:
         """After a transaction that changed facts itself: what it read may be rolled back."""
         self._version = -1
 
-    async def of(self, connection: Connection, subjects: Sequence[str]) -> People:
-        """The facts of these people; may hold others too."""
-        row = await (await connection.execute("select version from fact_version")).fetchone()
+    async def look(self, connection: Connection) -> None:
+        """Once in a transaction, before anything is asked: forget what changed, and see which packs are in force."""
+        row = await (await connection.execute("select version, packs from fact_version")).fetchone()
         assert row is not None
+        self.packs = row["packs"]
         if row["version"] != self._version or len(self._people.facts) > self.MOST:
             self._version = row["version"]
             self._people = People()
+            self._people.own = await in_force.of_centres(connection)
+
+    async def of(self, connection: Connection, subjects: Sequence[str]) -> People:
+        """The facts of these people; may hold others too."""
         unknown = [subject for subject in subjects if subject not in self._people.facts]
         if unknown:
             self._people.facts |= {subject: {} for subject in unknown} | await read(connection, unknown)
+            self._people.own |= await in_force.parameters(connection, unknown)
         return self._people
 
 
@@ -116,6 +133,12 @@ async def record(connection: Connection, subject: str, facts: Mapping[str, Any],
                 raise BadInput("bad_fact", fact) from None
         elif fact == "sex":
             if value not in ("male", "female"):
+                raise BadInput("bad_fact", fact)
+        elif fact == "centre":
+            if not isinstance(value, str) or not 0 < len(value) <= 64:
+                raise BadInput("bad_fact", fact)
+        elif fact in PLANS:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 366:
                 raise BadInput("bad_fact", fact)
         elif not isinstance(value, bool):
             raise BadInput("bad_fact", fact)

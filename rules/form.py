@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import yaml
@@ -17,7 +17,11 @@ from vitals.errors import ConfigError
 from vitals.measurement import SETTINGS
 
 # Facts about a person that a condition may name; what is not recorded is unknown, never "no".
-FACTS = ("age_years", "pregnant", "lactating", "hypertension", "diabetes", "chronic_lung_disease", "heart_failure")
+PLANS = ("pressure_every_days", "glucose_every_days", "weight_every_days")  # within how many days this person is to measure
+FACTS = ("age_years", "pregnant", "lactating", "hypertension", "diabetes", "chronic_lung_disease", "heart_failure", *PLANS)
+# Flags of a measurement that a condition may name: an event, so what is not flagged is "no".
+FLAGS = ("fasting", "preprandial", "postprandial", "irregular_pulse")
+FLAG_COLUMNS = tuple(f"flags.{name}" for name in FLAGS)
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -39,6 +43,7 @@ class Param(msgspec.Struct, forbid_unknown_fields=True):
     value: float
     unit: str
     clamp: tuple[float, float]
+    levels: tuple[Literal["centre", "resident"], ...] = ("centre", "resident")
 
 
 class Words(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,10 +71,34 @@ class Clear(msgspec.Struct, forbid_unknown_fields=True):
 class Consecutive(msgspec.Struct, forbid_unknown_fields=True):
     count: int
     apart: str
+    session: str = "0s"  # a visit is over, and counts, so long after its last reading
+
+
+class Absence(msgspec.Struct, forbid_unknown_fields=True):
+    """Nothing measured that meets `when` for so many times the days that the fact `every` names."""
+
+    every: str
+    misses: int
+    urgent_misses: int
+
+
+class Daily(msgspec.Struct, forbid_unknown_fields=True):
+    """The rule looks at one value a day, once a day is over."""
+
+    of: str
+    give: Literal["mean", "median", "low", "night_median"]
+
+
+class Tell(msgspec.Struct, forbid_unknown_fields=True):
+    """What the person who measured is told: to act when it fires, to repeat while a repeat is waited for."""
+
+    act: Words
+    repeat: Words | None = None
 
 
 class Rule(msgspec.Struct, forbid_unknown_fields=True):
-    """With `confirm` a rule raises at the first hit and fires at a repeat, without it at once; with `consecutive` at the n-th visit."""
+    """With `confirm` a rule raises at the first hit and fires at a repeat, without it at once; with `consecutive` at the n-th visit;
+    with `absence` when nothing comes. `tell` is what the person is told who measured it."""
 
     id: str
     family: str
@@ -80,12 +109,15 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True):
     action: Action
     explain: Words
     source: str
+    tell: Tell
     applies: Condition = {}
     settings: list[str] = msgspec.field(default_factory=lambda: list(SETTINGS))
     urgent: Condition | None = None
     confirm: Confirm | None = None
     clear: Clear | None = None
     consecutive: Consecutive | None = None
+    absence: Absence | None = None
+    daily: Daily | None = None
     keep_firing: str = "0s"
     late_after: str = "24h"
     severity_urgent: Severity = Severity.P1
@@ -93,6 +125,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True):
     columns: dict[str, dict[str, Any]] = {}  # features of what this person measured in the last `look_back`
     look_back: str = "0s"
     wakes: str | None = None  # flag without which, within look_back, the rule has nothing to look at
+    stirs: Condition | None = None  # the rule looks back only from measurements that meet this, or in a state of it
 
 
 class Effective(msgspec.Struct, forbid_unknown_fields=True, rename={"since": "from", "until": "to"}):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -82,24 +82,24 @@ def fits(reading: Reading, where: Mapping[str, Any]) -> bool:
     )
 
 
-def _points(history: History, of: str, where: Mapping[str, Any] | None = None) -> list[tuple[datetime, float]]:
+def points_of(history: History, of: str, where: Mapping[str, Any] | None = None) -> list[tuple[datetime, float]]:
     return [(one.at, one.values[of]) for one in history.readings if of in one.values and fits(one, where or {})]
 
 
 def last(history: History, of: str, where: Mapping[str, Any] | None = None) -> Value:
     """The latest value."""
-    points = _points(history, of, where)
+    points = points_of(history, of, where)
     return points[-1][1] if points else None
 
 
 def greatest(history: History, of: str) -> Value:
-    points = _points(history, of)
+    points = points_of(history, of)
     return max(value for _, value in points) if points else None
 
 
 def least(history: History, of: str, at_least: int = 1) -> Value:
     """The smallest value, of so many at least."""
-    points = _points(history, of)
+    points = points_of(history, of)
     return min(value for _, value in points) if len(points) >= at_least else None
 
 
@@ -135,7 +135,7 @@ def hours_apart_reaching(history: History, at_or_above: Mapping[str, float]) -> 
 
 def minutes_above(history: History, of: str, above: float) -> Value:
     """How long the value has been above the bound without a break, up to the latest reading; 0 for a single one."""
-    points = _points(history, of)
+    points = points_of(history, of)
     if not points:
         return None
     start = None
@@ -148,7 +148,7 @@ def minutes_above(history: History, of: str, above: float) -> Value:
 
 def longest_below(history: History, of: str, below: float) -> Value:
     """Minutes of the longest unbroken time below the bound; a reading stands until the next, the last one for the usual distance."""
-    points = _points(history, of)
+    points = points_of(history, of)
     if not points:
         return None
     usual = statistics.median([(b - a).total_seconds() for (a, _), (b, _) in pairwise(points)]) if len(points) > 1 else 0.0
@@ -162,7 +162,7 @@ def longest_below(history: History, of: str, below: float) -> Value:
 
 def share(history: History, of: str, ge: float | None = None, le: float | None = None) -> Value:
     """Percent of the values within bounds, both included."""
-    values = [value for _, value in _points(history, of)]
+    values = [value for _, value in points_of(history, of)]
     inside = sum((ge is None or value >= ge) and (le is None or value <= le) for value in values)
     return 100 * inside / len(values) if values else None
 
@@ -182,7 +182,7 @@ def rise_day(history: History, of: str, days: int, above: float, digits: int = 1
 
 
 def _rises(history: History, of: str, days: int) -> list[tuple[datetime, float, float]]:
-    points = _points(history, of)
+    points = points_of(history, of)
     return [
         (at, later, value)
         for number, (at, later) in enumerate(points)
@@ -193,14 +193,14 @@ def _rises(history: History, of: str, days: int) -> list[tuple[datetime, float, 
 
 def gain(history: History, of: str, days: int, digits: int = 1) -> Value:
     """The latest value less the least one of the last so many days."""
-    points = _points(history, of)
+    points = points_of(history, of)
     recent = [value for at, value in points if points[-1][0] - at <= timedelta(days=days)]
     return round(points[-1][1] - min(recent), digits) if len(recent) > 1 else None
 
 
 def jump(history: History, of: str) -> Value:
     """The latest value less the one before it."""
-    points = _points(history, of)
+    points = points_of(history, of)
     return points[-1][1] - points[-2][1] if len(points) > 1 else None
 
 
@@ -234,7 +234,7 @@ def first_pair_gap(history: History, of: Sequence[str]) -> Value:
 
 def protocol_mean(history: History, of: str, gap: Mapping[str, Any]) -> Value:
     """The mean of the first two readings, of the first three where these two differ by `differ` or more; None while a third is missing."""
-    points = [value for _, value in _points(history, of)]
+    points = [value for _, value in points_of(history, of)]
     found = first_pair_gap(history, gap["of"])
     if found is None:
         return None
@@ -272,7 +272,7 @@ def home_series(
 
 def blood_glucose_risk(history: History, of: str, side: str, scale: float, power: float, shift: float) -> Value:
     """LBGI (side low) or HBGI (high): the mean of 10·f² on one side of zero, f = scale·((ln mg/dL)^power − shift). Kovatchev."""
-    values = [value for _, value in _points(history, of)]
+    values = [value for _, value in points_of(history, of)]
     if not values:
         return None
     risks: list[float] = [scale * (math.log(value) ** power - shift) for value in values if value > 1]
@@ -316,18 +316,25 @@ def over_fact(history: History, of: str, fact: str, slope: float = 1, intercept:
     return round(value - (intercept + slope * known), 6) if isinstance(value, float) and isinstance(known, int | float) else None
 
 
+def session_mean(history: History, of: str, by: Sequence[str], differ: float, gap_minutes: float) -> Value:
+    """The mean of the latest session so far: of its first two readings, of three where these differ by `differ` or more in any of `by`.
+
+    A session: readings of one setting, none more than the gap after the one before.
+    """
+    mine = [one for one in history.readings if of in one.values]
+    if not mine:
+        return None
+    session = [mine[-1]]
+    for one in reversed(mine[:-1]):
+        if session[0].at - one.at > timedelta(minutes=gap_minutes):
+            break
+        if one.about.get("setting") == mine[-1].about.get("setting"):
+            session.insert(0, one)
+    apart = len(session) > 1 and any(abs(session[0].values.get(name, 0) - session[1].values.get(name, 0)) >= differ for name in by)
+    return statistics.fmean(one.values[of] for one in session[: 3 if apart else 2])
+
+
 def above_baseline(history: History, of: str, baseline: str) -> Value:
     """The highest value less the person's own baseline."""
     base, top = history.facts.get(baseline), greatest(history, of)
     return round(top - float(base), 6) if isinstance(top, float) and isinstance(base, int | float) else None
-
-
-FEATURES: dict[str, Callable[..., Value]] = {
-    function.__name__: function
-    for function in (
-        last, greatest, least, count, about, days_reaching, hours_apart_reaching, minutes_above, longest_below, share, rise, rise_day,
-        gain,
-        jump, fall, between_arms, first_pair_gap, protocol_mean, lower_of_last_two, home_series, blood_glucose_risk, linear, rmssd,
-        irregularity, body_mass_index, over_fact, above_baseline,
-    )
-}  # fmt: skip

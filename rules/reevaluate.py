@@ -26,11 +26,12 @@ MOST = 20_000  # measurements of one person that are looked at
 
 
 class Past(NamedTuple):
-    """What happened to one subject: measurements' rows in stream order, and moments of symptoms and endings (µs)."""
+    """What happened to one subject: measurements' rows in stream order, and moments (µs) of symptoms, endings and plans."""
 
     rows: list[dict[str, Any]]
     urgent: list[int]
     ended: list[int]
+    planned: list[int]
 
 
 async def past(connection: Connection, subject: str, now: datetime, reported: Callable[[dict[str, Any]], set[str]]) -> Past:
@@ -43,46 +44,51 @@ async def past(connection: Connection, subject: str, now: datetime, reported: Ca
     urgent = [micros(row["applied_at"]) for row in await cursor.fetchall() if reported(row["body"])]
     cursor = await connection.execute("select distinct ended_at from alert where subject = %s and state = %s", (subject, State.CLOSED))
     ended = sorted(micros(row["ended_at"]) for row in await cursor.fetchall())
-    return Past(sorted(rows, key=lambda row: (row["stored_at"], row["measurement"])), urgent, ended)
+    cursor = await connection.execute(
+        "select distinct recorded_at from subject_fact where subject = %s and fact like '%%\\_every\\_days'", (subject,)
+    )
+    planned = sorted(micros(row["recorded_at"]) for row in await cursor.fetchall())
+    return Past(sorted(rows, key=lambda row: (row["stored_at"], row["measurement"])), urgent, ended, planned)
 
 
 def replay(
-    timing: Timing, events: Array, urgent: list[int], ended: list[int], inhibited: NDArray[np.bool_] | None, now: int
+    timing: Timing, events: Array, past: Past, inhibited: NDArray[np.bool_] | None, every: int, now: int
 ) -> tuple[Array, NDArray[np.uint8]]:
     """State (1,) after all of it, and the phase after each measurement (n,). events: measurements in stream order.
 
-    Deadlines fall due between the events, as the clock would have had it.
+    Deadlines fall due between the events, as the clock would have had it. every: what is expected of the person now, µs.
     """
     state = np.zeros(1, STATE)
     phases = np.zeros(len(events), np.uint8)
     timeline = [(int(events["now"][n]), 2, n) for n in range(len(events))]
-    timeline += [(at, 1, -1) for at in urgent] + [(at, 0, -1) for at in ended]
+    kinds = (Kind.END, Kind.URGENT, Kind.MEASUREMENT, Kind.PLAN)
+    timeline += [(at, 0, -1) for at in past.ended] + [(at, 1, -1) for at in past.urgent] + [(at, 3, -1) for at in past.planned]
     for at, order, number in sorted(timeline):
-        _tick(timing, state, at)
-        if order == 2:
+        _tick(timing, state, at, every)
+        if number >= 0:
             one = events[number : number + 1].copy()
             if inhibited is not None:
                 one["inhibited"] = inhibited[number]
         else:
-            one = _event(Kind.URGENT if order else Kind.END, at)
+            one = _event(kinds[order], at, every)
         _, after = run(timing, state, np.zeros(1, np.int64), one)
-        if order == 2:
+        if number >= 0:
             phases[number] = after[0]
-    _tick(timing, state, now)
+    _tick(timing, state, now, every)
     return state, phases
 
 
-def _tick(timing: Timing, state: Array, until: int) -> None:
+def _tick(timing: Timing, state: Array, until: int, every: int) -> None:
     for _ in range(3):  # a deadline may set another one
         due = int(state["deadline"][0])
         if not 0 < due <= until:
             return
-        run(timing, state, np.zeros(1, np.int64), _event(Kind.TICK, due))
+        run(timing, state, np.zeros(1, np.int64), _event(Kind.TICK, due, every))
 
 
-def _event(kind: Kind, at: int) -> Array:
+def _event(kind: Kind, at: int, every: int) -> Array:
     event = np.zeros(1, EVENT)
-    event["kind"], event["at"], event["now"], event["valid"] = kind, at, at, True
+    event["kind"], event["at"], event["now"], event["valid"], event["every"] = kind, at, at, True, every
     return event
 
 

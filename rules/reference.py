@@ -56,7 +56,9 @@ def holds(condition: Condition, row: Row, terms: Terms) -> bool | None:
             if number not in ([limit] if comparator == "is" else limit):
                 return False
             continue
-        bound = round(terms.number(limit) / grid, 9) if grid else terms.number(limit)
+        own = row.get(limit) if isinstance(limit, str) else None  # this person's own parameter
+        exact = terms.number(limit) if own is None else own
+        bound = round(exact / grid, 9) if grid else exact
         assert not isinstance(number, str)
         if not {"ge": number >= bound, "gt": number > bound, "le": number <= bound, "lt": number < bound}[comparator]:
             return False
@@ -170,15 +172,20 @@ class Event:
     urgent: bool = False
     late: bool = False
     inhibited: bool = False
+    every: int = 0
 
 
 def advance(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
     """The state after one event, and what happened."""
+    if timing.misses:
+        return _absent(timing.misses, state, event)
     return _consecutive(timing, state, event) if timing.visits else _confirm(timing, state, event)
 
 
 def _confirm(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
     match event.kind:
+        case Kind.PLAN:
+            return state, Move.NONE
         case Kind.END:
             return (State(), Move.CLOSED) if state.phase != Phase.NORMAL else (state, Move.NONE)
         case Kind.TICK:
@@ -250,18 +257,68 @@ def _on_tick(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
 
 
 def _consecutive(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
-    firing = state.phase == Phase.FIRING
     if event.kind == Kind.END:
-        return (State(), Move.CLOSED) if firing else (state, Move.NONE)
-    if event.kind != Kind.MEASUREMENT or not event.valid or event.hit is None:
-        return state, Move.NONE
-    if event.hit is False:
-        if event.at <= state.last:
+        return (State(), Move.CLOSED) if state.phase == Phase.FIRING else (state, Move.NONE)
+    measured = event.kind == Kind.MEASUREMENT and event.valid and event.hit is not None
+    if not timing.session:
+        return _visit(timing, state, bool(event.hit), event.at, inhibited=event.inhibited) if measured else (state, Move.NONE)
+    apart = event.at - state.last_clear
+    due = event.kind == Kind.TICK and state.deadline and event.now >= state.deadline
+    opens = measured and (state.clears == 0 or apart >= -timing.session)
+    opens = opens and bool(event.hit or state.phase or state.count or state.clears)  # a good visit after nothing is nothing
+    move = Move.NONE
+    if due or (measured and state.clears and apart > timing.session):  # the session is over
+        state, move = _visit(timing, state, state.clears == 1, state.last_clear, inhibited=event.inhibited)
+        state = replace(state, clears=0, last_clear=0, deadline=0)
+    if opens:
+        state = replace(state, clears=1 if event.hit else 2, last_clear=event.at, deadline=event.now + timing.session)
+    return state, move
+
+
+def _visit(timing: Timing, state: State, hit: bool, at: int, *, inhibited: bool) -> tuple[State, Move]:
+    """What a visit does, once it is known what it says."""
+    firing = state.phase == Phase.FIRING
+    if not hit:
+        if at <= state.last:
             return state, Move.NONE
         return State(), Move.CLEARED if firing else Move.NONE
-    counted = state.count == 0 or event.at - state.last >= timing.apart
+    counted = state.count == 0 or at - state.last >= timing.apart
     count = min(state.count + 1, 1000) if counted else state.count
-    last = event.at if counted else state.last
-    fires = not firing and count >= timing.visits and not event.inhibited
-    after = State(Phase.FIRING if firing or fires else state.phase, last=last, count=count)
+    fires = not firing and count >= timing.visits and not inhibited
+    phase = Phase.FIRING if firing or fires else state.phase
+    after = replace(state, phase=phase, last=at if counted else state.last, count=count)
     return after, Move.REPEATED if fires else Move.APPENDED if counted and firing else Move.NONE
+
+
+def _absent(misses: tuple[int, int], state: State, event: Event) -> tuple[State, Move]:
+    fires, worsens = misses
+    firing = state.phase == Phase.FIRING
+    if event.every <= 0:
+        return State(), Move.CLEARED if firing else Move.NONE
+
+    def expecting(last: int) -> State:
+        return State(last=last, first=state.first, deadline=last + fires * event.every)
+
+    match event.kind:
+        case Kind.MEASUREMENT if event.hit is True and event.at > state.last:
+            if not firing:
+                return expecting(event.at), Move.NONE
+            if event.at + fires * event.every > event.now:
+                return expecting(event.at), Move.CLEARED
+            deadline = 0 if state.urgent else event.at + worsens * event.every
+            return replace(state, last=event.at, deadline=deadline), Move.NONE
+        case Kind.PLAN:
+            last = state.last or event.now
+            if not firing:
+                return expecting(last), Move.NONE
+            return replace(state, last=last, deadline=0 if state.urgent else last + worsens * event.every), Move.NONE
+        case Kind.END if firing:
+            return expecting(event.now), Move.CLOSED
+        case Kind.TICK if state.deadline and event.now >= state.deadline:
+            if event.inhibited:
+                return replace(state, deadline=event.now + event.every), Move.NONE
+            if not firing:
+                fired = replace(state, phase=Phase.FIRING, first=event.now, deadline=state.last + worsens * event.every)
+                return fired, Move.SILENT
+            return replace(state, urgent=True, deadline=0), Move.NONE if state.urgent else Move.WORSENED
+    return state, Move.NONE

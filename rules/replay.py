@@ -1,13 +1,13 @@
 """A history played through packs, in memory: what would have been raised, when, and how severe. Pure.
 
-Deadlines fall due before the next measurement of the same person, at midnight (UTC), or in `wait`; that is the moment told of them.
+Deadlines fall due before the next measurement of the same person, at midnight, or in `wait`; that is the moment told of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as dt_time
 from itertools import groupby, islice
 from typing import Any, NamedTuple
@@ -16,14 +16,15 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from rules import engine, facts, tables, windows
-from rules.engine import EVENT, STATE, Kind, Move, Phase
+from rules import daily, engine, evaluate, facts, windows
+from rules.daily import Day
+from rules.engine import EVENT, STATE, Array, Kind, Move, Phase
+from rules.evaluate import CENSORED, Compiled, Source
+from rules.form import FACTS, FLAGS
 from rules.history import Reading
-from rules.pack import FACTS, Pack
-from rules.service import CENSORED, Compiled, Source, compile_packs, outcomes, severity_of
+from rules.pack import Pack
 from vitals.floor.columns import micros
 from vitals.measurement import SETTINGS
-from vitals.metric import METRICS
 
 CHUNK = 20_000  # measurements
 
@@ -53,38 +54,54 @@ class Raised(NamedTuple):
 
 
 class Replay:
-    """Packs with the state of so many people. people: number → facts, as `subject_fact` names them."""
+    """Packs with the state of so many people. people: number → facts, as `subject_fact` names them; plans hold from the first row."""
 
     def __init__(self, packs: Sequence[Pack], people: Sequence[Mapping[str, Any]], zone: str = "Asia/Shanghai") -> None:
-        self._rules = compile_packs(packs)
+        self._rules = evaluate.compile_packs(packs)
         self._zone = ZoneInfo(zone)
         self._known = facts.People()
         self._known.facts = {str(number): dict(one) for number, one in enumerate(people)}
         self._state = {compiled.rule.id: np.zeros(len(people), STATE) for compiled in self._rules}
         self._past: dict[str, dict[int, deque[Reading]]] = {compiled.rule.id: {} for compiled in self._rules}
+        self._today: dict[tuple[str, str], dict[int, list[tuple[datetime, float]]]] = {}  # (metric, setting) → person → values
+        self._days: dict[str, dict[int, deque[Day]]] = {compiled.rule.id: {} for compiled in self._rules}
+        self._wanted = {(one.rule.daily.of, one.rule.settings[0]) for one in self._rules if one.rule.daily is not None}
         self._seen = 0
+        self._planned = False
 
     def feed(self, rows: Iterable[Row]) -> list[Raised]:
         """Play rows, in order of time; returns what moved, in that order too."""
         found: list[Raised] = []
-        for day, of_day in groupby(rows, key=lambda row: row.at.astimezone(UTC).date()):
+        for day, of_day in groupby(rows, key=lambda row: row.at.astimezone(self._zone).date()):
+            midnight = datetime.combine(day, dt_time(), self._zone)
+            if not self._planned:
+                self._planned = True
+                found += self._all(Kind.PLAN, midnight)
             while chunk := list(islice(of_day, CHUNK)):
                 found += self._play(chunk)
                 self._seen += len(chunk)
-            found += self.wait(datetime.combine(day + timedelta(days=1), dt_time(), UTC))
+            found += self.wait(midnight + timedelta(days=1))
+            found += self._over(day, midnight + timedelta(days=1, hours=4))
         return found
 
     def wait(self, until: datetime) -> list[Raised]:
         """Let time pass without a measurement."""
+        return self._all(Kind.TICK, until)
+
+    def _all(self, kind: Kind, at: datetime) -> list[Raised]:
+        """One event of this kind for everybody whom it may concern."""
         found: list[Raised] = []
         for compiled in self._rules:
             state = self._state[compiled.rule.id]
-            subjects = np.flatnonzero(state["deadline"] > 0)
-            ticks = np.zeros(len(subjects), EVENT)
-            ticks["kind"], ticks["valid"] = Kind.TICK, True
-            ticks["at"] = ticks["now"] = micros(until)
-            moves, _ = engine.run(compiled.timing, state, subjects, ticks)
-            found += [self._raised(compiled, int(subjects[at]), micros(until), Move(moves[at]), -1) for at in np.flatnonzero(moves)]
+            subjects = np.flatnonzero(state["deadline"] > 0) if kind is Kind.TICK else np.arange(len(state))
+            events = np.zeros(len(subjects), EVENT)
+            events["kind"], events["valid"] = kind, True
+            events["at"] = events["now"] = micros(at)
+            if compiled.rule.absence is not None:
+                about = evaluate.people(self._known, [str(one) for one in subjects], [at] * len(subjects), self._zone)
+                events["every"] = evaluate.expected(compiled, about)
+            moves, _ = engine.run(compiled.timing, state, subjects, events)
+            found += [self._raised(compiled, int(subjects[n]), micros(at), Move(moves[n]), -1) for n in np.flatnonzero(moves)]
         return found
 
     def _play(self, rows: list[Row]) -> list[Raised]:
@@ -93,13 +110,15 @@ class Replay:
             np.array([micros(row.at) for row in rows], np.int64), np.array([not row.weak for row in rows], bool), np.ones(len(rows), bool),
             np.array([SETTINGS.index(row.setting) for row in rows], np.uint8), np.ones(len(rows), bool),
         )  # fmt: skip
+        self._note(rows)
         subjects = np.array([row.subject for row in rows], np.int64)
         found: list[Raised] = []
         phases: dict[str, NDArray[np.uint8]] = {}
         for compiled in self._rules:
+            if compiled.rule.daily is not None:
+                continue
             state = self._state[compiled.rule.id]
-            columns |= self._windows(compiled, rows)
-            events = outcomes(compiled, source, columns, rows[-1].at)
+            events = evaluate.outcomes(compiled, source, columns | self._windows(compiled, rows, columns, source, state), rows[-1].at)
             events["now"], events["late"] = source.at, False
             muted = phases.get(compiled.rule.inhibited_by or "")
             if muted is not None:
@@ -108,6 +127,7 @@ class Replay:
             both[1::2] = events
             both["kind"][0::2], both["valid"][0::2] = Kind.TICK, True
             both["at"][0::2] = both["now"][0::2] = source.at
+            both["every"][0::2] = events["every"]
             moves, after = engine.run(compiled.timing, state, np.repeat(subjects, 2), both)
             phases[compiled.rule.family] = after[1::2]
             for at in np.flatnonzero(moves):
@@ -116,39 +136,101 @@ class Replay:
                 found.append(self._raised(compiled, subject, moment, Move(moves[at]), self._seen + number if row else -1))
         return sorted(found, key=lambda one: one.at)
 
+    def _note(self, rows: list[Row]) -> None:
+        """Keep what the rules about trends will look at when this day is over."""
+        if not self._wanted:
+            return
+        for row in rows:
+            for code, value in row.values.items():
+                if (code, row.setting) in self._wanted and not row.weak:
+                    self._today.setdefault((code, row.setting), {}).setdefault(row.subject, []).append((row.at, value))
+
+    def _over(self, day: date, now: datetime) -> list[Raised]:
+        """A day is over: what rules about trends say of those who measured something in it."""
+        found: list[Raised] = []
+        for compiled in self._rules:
+            wanted = compiled.rule.daily
+            if wanted is None:
+                continue
+            state, past = self._state[compiled.rule.id], self._days[compiled.rule.id]
+            measured = self._today.get((wanted.of, compiled.rule.settings[0]), {})
+            subjects = np.array(sorted(measured), np.int64)
+            about = evaluate.people(self._known, [str(one) for one in subjects], [now] * len(subjects), self._zone)
+            if compiled.applies is not None:
+                subjects = subjects[compiled.applies(about) >= 0]
+            for subject in subjects.tolist():
+                value = daily.statistics_of(measured[subject], self._zone)[wanted.give]
+                if value is None:
+                    continue
+                mine = past.setdefault(subject, deque())
+                mine.append(Day(day, value))
+                while mine[0].day < day - compiled.look_back:
+                    mine.popleft()
+                own = state[subject : subject + 1]
+                made = evaluate.day_columns(compiled, list(mine), evaluate.frozen_since(own[0], self._zone))
+                one = evaluate.people(self._known, [str(subject)], [now], self._zone) | {n: np.array([v]) for n, v in made.items()}
+                event = evaluate.outcomes(compiled, evaluate.one_source(compiled, now), one, now)
+                moves, _ = engine.run(compiled.timing, own, np.zeros(1, np.int64), event)
+                if moves[0]:
+                    found.append(self._raised(compiled, subject, micros(now), Move(moves[0]), -1))
+        self._today = {}
+        return found
+
     def _columns(self, rows: list[Row]) -> dict[str, NDArray[np.float64]]:
-        columns = {name: np.full(len(rows), np.nan) for name in METRICS}
+        columns = evaluate.people(self._known, [str(row.subject) for row in rows], [row.at for row in rows], self._zone)
         for number, row in enumerate(rows):
             for code, value in row.values.items():
                 columns[code][number] = value
+            for flag in row.flags:
+                if flag in FLAGS:
+                    columns[f"flags.{flag}"][number] = 1.0
             for code, said in row.codes.items():
                 if said in CENSORED and code in columns:
                     columns[code][number] = CENSORED[said]
-        known = np.array([self._known.at(str(row.subject), row.at, self._zone) for row in rows], np.float64).reshape(-1, len(FACTS))
-        return columns | dict(zip(FACTS, known.T, strict=True))
+        return columns
 
-    def _windows(self, compiled: Compiled, rows: list[Row]) -> dict[str, NDArray[np.float64]]:
+    def _windows(
+        self, compiled: Compiled, rows: list[Row], columns: windows.Columns, source: Source, state: Array
+    ) -> windows.Columns:  # fmt: skip
         made = compiled.rule.columns
-        found = {name: np.full(len(rows), np.nan) for name in made}
-        metrics = set().union(*(tables.metrics_read(one) for one in made.values()))
+        if not made:
+            return {}
+        found = {name: columns.get(name, np.full(len(rows), np.nan)).copy() for name in made}
         past = self._past[compiled.rule.id]
-        for number, row in enumerate(rows):
-            if row.setting not in compiled.rule.settings or row.values.keys().isdisjoint(metrics):
-                continue
+        may = np.flatnonzero(windows.worth(compiled, columns, source.setting)).tolist()
+        hits = windows.stirred(compiled, columns)
+        stirred = {rows[number].subject for number in may if hits[number]} if hits is not None else set()
+        stirs = compiled.stirs(columns) if compiled.stirs is not None else None
+        busy = engine.busy(state)
+        for number in may:
+            row = rows[number]
             mine = past.setdefault(row.subject, deque())
             if not row.weak:
                 mine.append(windows.reading(row.at, row.values, row.setting, row.flags))
             while mine and mine[0].at < row.at - compiled.look_back:
                 mine.popleft()
-            for name, how in made.items():
-                found[name][number] = windows.feature(how, list(mine))
+            if stirs is not None:
+                asked = bool(stirs[number] == 1 or busy[row.subject])
+            elif hits is not None:
+                asked = row.subject in stirred or busy[row.subject]
+            else:
+                flag = compiled.rule.wakes
+                asked = flag is None or busy[row.subject] or any(flag in one.about for one in mine)
+            if asked:
+                for name, how in made.items():
+                    found[name][number] = windows.feature(compiled, how, list(mine), self._facts_of(columns, number))
         return found
 
+    def _facts_of(self, columns: windows.Columns, number: int) -> dict[str, float]:
+        return {fact: float(columns[fact][number]) for fact in FACTS}
+
     def _raised(self, compiled: Compiled, subject: int, at: int, move: Move, row: int) -> Raised:
-        return Raised(subject, compiled.rule.id, compiled.rule.family, at, move, severity_of(compiled.rule, move).value, row)
+        return Raised(subject, compiled.rule.id, compiled.rule.family, at, move, evaluate.severity_of(compiled.rule, move).value, row)
 
 
-FIRES = frozenset({Move.CONFIRMED, Move.DEADLINE, Move.UNVERIFIED, Move.URGENT, Move.LATE, Move.REPEATED, Move.AT_ONCE, Move.WORSENED})
+FIRES = frozenset(
+    {Move.CONFIRMED, Move.DEADLINE, Move.UNVERIFIED, Move.URGENT, Move.LATE, Move.REPEATED, Move.AT_ONCE, Move.WORSENED, Move.SILENT}
+)
 ITEMS = FIRES | {Move.NOT_CONFIRMED}  # what somebody must look at
 
 

@@ -40,6 +40,7 @@ class Shadow(Rules):
         """Evaluate the batch; raises only what the database itself raises."""
         try:
             async with connection.transaction():
+                await self._known.look(connection)
                 await self.evaluate(connection, batch, now)
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from rules import condition, history
 from rules.condition import Predicate, Terms
+from rules.features import FEATURES
 from rules.history import History, Value
 
 Objects = NDArray[np.object_]
@@ -219,7 +220,7 @@ def column_value(person: History, name: str, table: Table) -> Value:
     """One column of one history: a feature, the latest value of a metric, or a fact."""
     if name in table.columns:
         (feature, what), *_ = table.columns[name].items()
-        return history.FEATURES[feature](person, **what)
+        return FEATURES[feature](person, **what)
     if name in person.facts:
         found = person.facts[name]
         return float(found) if isinstance(found, bool | int) else found

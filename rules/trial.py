@@ -14,16 +14,21 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rules import condition, engine, history, reference, tables, windows
+from rules import condition, daily, engine, evaluate, history, reference, tables, windows
 from rules.condition import Terms
-from rules.engine import EVENT, STATE, Kind, Phase, Timing
+from rules.engine import EVENT, STATE, Array, Kind, Phase
+from rules.evaluate import Compiled
+from rules.form import FLAGS
 from rules.pack import FACTS, Pack, Rule, duration
 from rules.tables import Table
+from vitals.floor.columns import micros
+from vitals.measurement import SETTINGS
 from vitals.metric import METRICS
 
 _WORDS = {Phase.NORMAL: "none", Phase.PENDING: "pending", Phase.FIRING: "firing", Phase.UNCONFIRMED: "unconfirmed"}
+COUNTS = ("misses", "urgent_misses", "count", "sessions")
+URGENT = "urgent"  # firing, and as severe as the rule can be
 _EPOCH = datetime(2026, 1, 5, 8, tzinfo=UTC)
-_START = 1_700_000_000_000_000  # µs; any moment will do
 
 
 def run(pack: Pack) -> list[str]:
@@ -79,21 +84,27 @@ def unguarded(pack: Pack) -> list[str]:
                     continue
                 found.append(f"classification {name}: {'.'.join(map(str, path))} = {_at(raw, path)} may become {step:g} unnoticed")
     for at, rule in enumerate(pack.rules):
-        raw = {"when": rule.when, "applies": rule.applies} | ({"clear": {"when": rule.clear.when}} if rule.clear else {})
+        raw = msgspec.to_builtins(rule)
         for path in _numbers(raw):
             for step in _steps(_at(raw, path)):
+                if path[-1] in COUNTS and step < 1:
+                    continue  # the loader refuses it
                 rules = [*pack.rules]
-                changed = _moved(raw, path, step)
-                if rule.clear is not None:
-                    changed["clear"] = msgspec.structs.replace(rule.clear, when=changed["clear"]["when"])
-                rules[at] = msgspec.structs.replace(rule, **changed)
-                if not _tests_fail(replace(pack, document=msgspec.structs.replace(pack.document, rules=rules))):
+                rules[at] = msgspec.convert(_moved(raw, path, step), Rule)
+                if not _noticed(replace(pack, document=msgspec.structs.replace(pack.document, rules=rules))):
                     found.append(f"rule {rule.id}: {'.'.join(map(str, path))} = {_at(raw, path)} may become {step:g} unnoticed")
     for name, value in pack.numbers.items():
         steps = _steps(int(value) if value == int(value) else value)
         loose = [step for step in steps if not run(replace(pack, numbers=pack.numbers | {name: step}))]
         found += [f"parameter {name} = {value:g} may become {step:g} unnoticed" for step in loose]
     return found
+
+
+def _noticed(pack: Pack) -> bool:
+    try:
+        return bool(_tests_fail(pack))
+    except (ArithmeticError, ValueError):  # a divisor of zero is noticed too
+        return True
 
 
 def _shape_holds(table: Table) -> bool:
@@ -114,13 +125,24 @@ def _numbers(raw: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         for key, value in raw.items():
             if key == "cuts":
                 yield from ((*path, key, at) for at in range(1, len(value), 2))
-            elif key in condition.COMPARATORS and isinstance(value, int | float):
+            elif (key in condition.COMPARATORS and isinstance(value, int | float)) or (key in COUNTS and isinstance(value, int)):
                 yield (*path, key)
+            elif key == "columns":
+                yield from _arguments(value, (*path, key))
             else:
                 yield from _numbers(value, (*path, key))
     elif isinstance(raw, list):
         for at, value in enumerate(raw):
             yield from _numbers(value, (*path, at))
+
+
+def _arguments(raw: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Where features have their numbers."""
+    for key, value in raw.items() if isinstance(raw, dict) else ():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield (*path, key)
+        elif isinstance(value, dict):
+            yield from _arguments(value, (*path, key))
 
 
 def _steps(number: float) -> tuple[float, float]:
@@ -140,58 +162,67 @@ def _at(raw: Any, path: tuple[Any, ...]) -> Any:
 
 def _moved(raw: dict[str, Any], path: tuple[Any, ...], number: float) -> dict[str, Any]:
     made = copy.deepcopy(raw)
-    _at(made, path[:-1])[path[-1]] = number
+    whole = isinstance(_at(raw, path), int)
+    _at(made, path[:-1])[path[-1]] = int(number) if whole else number
     return made
 
 
-def state_after(pack: Pack, rule: Rule, given: list[Mapping[str, Any]], wait: str | None) -> str:
-    """The alert state of one rule after readings at their times `t`, and after waiting beyond the last."""
-    columns = {name: np.array([_number(row.get(name)) for row in given]) for name in (*METRICS, *FACTS)}
-    columns |= _windows(rule, given)
-    events = np.zeros(len(given), EVENT)
-    hit = condition.compile_condition(rule.when, pack.terms)(columns)
-    if rule.applies:
-        applies = condition.compile_condition(rule.applies, pack.terms)(columns)
-        hit = np.where(applies == 1 if rule.consecutive else applies >= 0, hit, 0)
-    in_scope = [row.get("setting", rule.settings[0]) in rule.settings for row in given]
-    events["hit"] = np.where(in_scope, hit, 0)
-    events["clear"] = condition.compile_condition(rule.clear.when, pack.terms)(columns) if rule.clear else 0
-    events["urgent"] = condition.compile_condition(rule.urgent, pack.terms)(columns) == 1 if rule.urgent else False
-    events["valid"] = True
-    events["at"] = events["now"] = [_START + _micros(duration(row.get("t", "0s"))) for row in given]
-    if wait is not None:
-        tick = np.zeros(1, EVENT)
-        tick["kind"] = Kind.TICK
-        tick["at"] = tick["now"] = events["now"].max() + _micros(duration(wait))
-        events = np.concatenate([events, tick])
+def state_after(pack: Pack, rule: Rule, given: list[Mapping[str, Any]], wait: str | list[str] | None) -> str:
+    """The alert state of one rule after readings at their times `t`, and after waiting (so often) beyond the last.
+
+    `days: 20` in a reading of a daily rule stands for as many days with the same value.
+    """
+    compiled = evaluate.compile_rule(pack, rule)
+    rows = [{**row, "at": duration(row.get("t", "0s")) + day * timedelta(days=1)} for row in given for day in range(row.get("days", 1))]
     state = np.zeros(1, STATE)
-    engine.run(Timing.of(rule), state, np.zeros(len(events), np.int64), events)
-    return _WORDS[Phase(state["phase"][0])]
+
+    def play(kind: Kind, at: timedelta, event: Array | None = None, every: int = 0) -> None:
+        one = np.zeros(1, EVENT) if event is None else event
+        one["kind"], one["at"], one["now"], one["valid"] = kind, *[micros(_EPOCH + at)] * 2, True
+        one["late"] = False
+        one["every"] = one["every"] if event is not None else every
+        engine.run(compiled.timing, state, np.zeros(1, np.int64), one)
+
+    plan = 0
+    for number, row in enumerate(rows):
+        columns = {name: np.array([_number(row.get(name))]) for name in (*METRICS, *FACTS)}
+        columns |= {f"flags.{flag}": np.array([float(flag in row.get("flags", ()))]) for flag in FLAGS}
+        columns |= {name: np.array([value]) for name, value in _features(compiled, rows[: number + 1], state).items()}
+        plan = int(np.max(evaluate.expected(compiled, columns)))
+        if number == 0 and plan:
+            play(Kind.PLAN, row["at"], every=plan)
+        setting = SETTINGS.index(row.get("setting", rule.settings[0]))
+        source = evaluate.one_source(compiled, _EPOCH + row["at"])._replace(setting=np.array([setting], np.uint8))
+        over = row["at"] + (timedelta(days=1) if rule.daily is not None else timedelta())  # a day is looked at once it is over
+        play(Kind.MEASUREMENT, over, evaluate.outcomes(compiled, source, columns, _EPOCH + row["at"]))
+    now = max(row["at"] for row in rows)
+    for one in [wait] if isinstance(wait, str) else wait or ():
+        now += duration(one)
+        play(Kind.TICK, now, every=plan)
+    return URGENT if state["phase"][0] == Phase.FIRING and state["urgent"][0] else _WORDS[Phase(state["phase"][0])]
 
 
-def _windows(rule: Rule, given: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the rule's features make of the readings of a test, in the order they stand there."""
+def _features(compiled: Compiled, rows: list[dict[str, Any]], state: Array) -> dict[str, float]:
+    """What the rule's features make of the readings of a test up to the last of these."""
+    rule, latest = compiled.rule, rows[-1]
+    if not rule.columns:
+        return {}
+    if rule.daily is not None:
+        began = evaluate.frozen_since(state[0], UTC)
+        values = [daily.Day((_EPOCH + row["at"]).date(), float(row[rule.daily.of])) for row in rows if rule.daily.of in row]
+        return evaluate.day_columns(compiled, values, began)
     past = [
         windows.reading(
-            _EPOCH + duration(row.get("t", "0s")), {code: value for code, value in row.items() if code in METRICS},
+            _EPOCH + row["at"], {code: value for code, value in row.items() if code in METRICS},
             row.get("setting", rule.settings[0]), row.get("flags", ()),
         )
-        for row in given
+        for row in rows
     ]  # fmt: skip
-    seen = [
-        [
-            one
-            for one in past[: at + 1]
-            if until.at - duration(rule.look_back) <= one.at <= until.at and one.about["setting"] in rule.settings
-        ]
-        for at, until in enumerate(past)
-    ]
-    return {name: np.array([windows.feature(made, one) for one in seen]) for name, made in rule.columns.items()}
+    until = _EPOCH + latest["at"]
+    seen = [one for one in past if until - compiled.look_back <= one.at <= until and one.about["setting"] in rule.settings]
+    known = {name: _number(latest.get(name)) for name in FACTS}
+    return {name: windows.feature(compiled, made, seen, known) for name, made in rule.columns.items()}
 
 
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
-
-
-def _micros(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)

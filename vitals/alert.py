@@ -41,7 +41,7 @@ TRANSITIONS: dict[State | None, frozenset[State]] = {
 FAMILIES = frozenset(
     {
         "bp_danger", "bp_control", "glucose_low", "glucose_high", "hypoxia", "fever", "rhythm",
-        "weight", "silence", "device", "missing_fact",
+        "weight", "silence", "device", "missing_fact", "not_judged", "glucose_control", "ketone", "heart_rate", "early_warning", "trend",
     }
 )  # fmt: skip
 
@@ -65,6 +65,7 @@ class Why(StrEnum):
     URGENT = "urgent"
     AT_ONCE = "at_once"  # a rule that waits for no repeat
     WORSENED = "worsened"  # what fires already became urgent
+    SILENT = "silent"  # nothing was measured for too long
     LATE = "late"
     REPEATED = "repeated"
     NOT_CONFIRMED = "not_confirmed"

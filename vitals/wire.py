@@ -467,6 +467,15 @@ def decode_pairing(payload: bytes) -> PairingReport:
         raise BadInput("bad_pairing") from None
 
 
+def is_online(payload: bytes) -> bool | None:
+    """What a gateway's status says; None for what is no status. Nothing in it is worth a quarantine."""
+    try:
+        said = msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return {"online": True, "offline": False}.get(str(said.get("state")))
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """A message that went to quarantine: its bytes are safe with the backend, sending it again is useless."""
 

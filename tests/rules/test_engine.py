@@ -92,7 +92,7 @@ def test_conditions_agree_with_the_reference(rows: list[dict[str, float | None]]
 
 EVENTS = st.builds(
     reference.Event,
-    kind=st.sampled_from([Kind.MEASUREMENT] * 6 + [Kind.TICK, Kind.TICK, Kind.URGENT, Kind.END]),
+    kind=st.sampled_from([Kind.MEASUREMENT] * 6 + [Kind.TICK, Kind.TICK, Kind.URGENT, Kind.END, Kind.PLAN]),
     at=st.integers(-40, 40).map(lambda n: START + n * MINUTE // 2),
     now=st.integers(0, 2000).map(lambda n: START + n * MINUTE),
     hit=st.sampled_from([True, False, None]),
@@ -101,15 +101,18 @@ EVENTS = st.builds(
     urgent=st.sampled_from([False, False, False, True]),
     late=st.sampled_from([False, False, False, True]),
     inhibited=st.booleans(),
+    every=st.sampled_from([0, 10 * MINUTE, 10 * MINUTE, 10 * MINUTE, 300 * MINUTE]),
 )
 TIMINGS = [
     *(Timing.of(rule) for rule in PACK.rules),
     Timing(within=5 * MINUTE, apart=MINUTE, keep_firing=3 * MINUTE, sessions=1),
     Timing(keep_firing=3 * MINUTE, sessions=1),
+    Timing(misses=(2, 3)),
+    Timing(apart=20 * MINUTE, visits=2, session=5 * MINUTE),
 ]
 
 
-@pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "short", "at_once"])
+@pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "short", "at_once", "silence", "sessions"])
 @given(events=st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=60))
 @settings(max_examples=400)
 def test_the_state_machine_agrees_with_the_reference(timing: Timing, events: list[tuple[int, reference.Event]]) -> None:
@@ -131,6 +134,7 @@ def test_the_state_machine_agrees_with_the_reference(timing: Timing, events: lis
             event.inhibited,
             event.at,
             event.now,
+            event.every,
         )
     state = np.zeros(4, STATE)
     found_moves, found_phases = engine.run(timing, state, np.array([s for s, _ in events], np.int64), array)
@@ -146,7 +150,7 @@ def test_one_batch_or_two_make_no_difference(events: list[tuple[int, reference.E
     timing = TIMINGS[0]
     array = np.zeros(len(events), EVENT)
     for number, (_, e) in enumerate(events):
-        array[number] = (e.kind, TRUTH[e.hit], TRUTH[e.clear], e.valid, e.urgent, e.late, e.inhibited, e.at, e.now)
+        array[number] = (e.kind, TRUTH[e.hit], TRUTH[e.clear], e.valid, e.urgent, e.late, e.inhibited, e.at, e.now, e.every)
     subjects = np.array([s for s, _ in events], np.int64)
     whole, parts = np.zeros(4, STATE), np.zeros(4, STATE)
     moves, _ = engine.run(timing, whole, subjects, array)
@@ -165,7 +169,7 @@ def test_every_danger_number_with_all_clamps_lies_inside_the_gateways_priority_b
     for name in pack.shipped():
         loaded = pack.load_named(name)
         numbers = pack.danger_numbers(loaded)
-        assert bool(numbers) == any(not rule.consecutive and not rule.columns for rule in loaded.rules)
+        assert bool(numbers) == any(not (rule.consecutive or rule.columns or rule.absence) for rule in loaded.rules)
         for metric, comparator, number in numbers:
             assert comparator in ("ge", "gt", "le", "lt")
             assert METRICS[metric].is_priority(number), f"{metric} {comparator} {number}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rules import pack, service
+from rules import evaluate, pack
 from tests.ingest.helpers import Clinic, measurement, message
 from tests.rules.test_alerts import MINUTES, expire, states
 
@@ -117,7 +117,7 @@ async def test_a_second_crisis_after_the_case_was_closed_is_a_new_episode(clinic
     assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 2
 
 
-def test_no_two_rules_of_one_family_can_fight_over_its_alert() -> None:
+def test_no_two_rules_have_one_name() -> None:
     packs = [pack.load_named(name) for name in pack.shipped()]
-    families = [compiled.rule.family for compiled in service.compile_packs(packs)]
-    assert len(families) == len(set(families))
+    rules = [compiled.rule.id for compiled in evaluate.compile_packs(packs)]
+    assert len(rules) == len(set(rules)), "state and reasons are kept by it"

@@ -114,6 +114,6 @@ def test_a_hundred_thousand_random_readings_raise_the_same_both_ways_and_in_batc
         _, vector = bench_rules.ours(compiled, subjects, columns, source, batch)
         assert {rule: int((plain[rule] != vector[rule]).sum()) for rule in plain} == dict.fromkeys(plain, 0), batch
     still = {rule for rule, moves in plain.items() if not moves.any()}
-    assert still <= {"htn.control"}, (
-        "a rule that never moved proves nothing; two bad visits without a good one between do not come at random"
+    assert still <= {"htn.control", "dm.control", "silence.pressure", "silence.glucose", "silence.weight"}, (
+        "a rule that never moved proves nothing; two bad visits without a good one between do not come at random, and no time passes here"
     )

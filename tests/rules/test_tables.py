@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules import cases, condition, history, pack, reference, tables, trial
+from rules import cases, condition, features, history, pack, reference, tables, trial
 from rules.history import History, Reading
 
 PACKS = {name: pack.load_named(name) for name in pack.shipped()}
@@ -102,7 +102,7 @@ def series(*values: float, of: str = "systolic", minutes: float = 5, **about: An
     ],
 )
 def test_features(feature: str, arguments: dict[str, Any], person: History, expected: float | None) -> None:
-    found = history.FEATURES[feature](person, **arguments)
+    found = features.FEATURES[feature](person, **arguments)
     assert found == pytest.approx(expected) if expected is not None else found is None
 
 

@@ -29,6 +29,7 @@ relayed = Counter("yizhan_bridge_relayed_total", "Messages that Kafka acknowledg
 quarantine_full = Counter("yizhan_worker_quarantine_full_total", "Times that reading stopped because the quarantine was full")
 books_differ = Gauge("yizhan_ingest_books_differ", "Days of gateways on which what was spooled and what is stored differ")
 alert_changes = Counter("yizhan_worker_alert_changes_total", "Alert movements", ["family", "state"])
+rule_failed = Counter("yizhan_worker_rule_failed_total", "Measurements that a rule could not judge because it raised", ["rule"])
 shadow_items = Counter("yizhan_worker_shadow_items_total", "What packs in shadow would have raised", ["rule", "severity"])
 shadow_failed = Counter("yizhan_worker_shadow_failed_total", "Transactions in which packs in shadow failed and were left out")
 requests = Counter("yizhan_api_requests_total", "HTTP requests", ["method", "status"])

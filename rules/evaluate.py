@@ -1,0 +1,227 @@
+"""Rules made ready to run, and what they say of measurements: columns → events. Pure.
+
+A measurement or a rule that cannot be judged (the rule raises) takes nobody else with it: it is named in `failed`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, tzinfo
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.batch import Stored
+from rules import condition, daily, facts, states, tables
+from rules.engine import EVENT, Array, Move, Phase, Timing
+from rules.features import FEATURES
+from rules.form import FLAG_COLUMNS, FLAGS
+from rules.history import History
+from rules.pack import FACTS, Pack, Rule, duration
+from vitals.alert import Severity
+from vitals.floor.columns import micros
+from vitals.measurement import SETTINGS
+from vitals.metric import METRICS
+
+log = logging.getLogger("rules.evaluate")
+
+DAY = 86_400_000_000  # µs
+_SETTING = {setting: place for place, setting in enumerate(SETTINGS)}
+CENSORED = {"HI": np.inf, "+INF": np.inf, "LO": -np.inf, "-INF": -np.inf}  # beyond what the device can show: danger, never a number
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One rule ready to run: its conditions as functions of columns."""
+
+    pack: Pack
+    rule: Rule
+    timing: Timing
+    when: condition.Predicate
+    applies: condition.Predicate | None
+    urgent: condition.Predicate | None
+    clear: condition.Predicate | None
+    stirs: condition.Predicate | None
+    late_after: timedelta
+    needs: frozenset[str]
+    metrics: frozenset[str]
+    look_back: timedelta
+    allowed: NDArray[np.bool_]  # by place in SETTINGS
+
+    @property
+    def by_symptoms(self) -> bool:
+        """Whether a reported symptom alone is danger: in packs that ask for symptoms, rules that have an urgent side."""
+        return self.urgent is not None and bool(self.pack.document.symptoms)
+
+
+def compile_packs(packs: Sequence[Pack]) -> list[Compiled]:
+    """Every rule of every pack, in order."""
+    return [compile_rule(pack, rule) for pack in packs for rule in pack.rules]
+
+
+def people(known: facts.People, residents: Sequence[str | None], at: Sequence[datetime], zone: ZoneInfo) -> dict[str, NDArray[np.float64]]:
+    """What is known of people at a moment → columns (n,), every metric unknown."""
+    found = np.array([known.at(one, moment, zone) for one, moment in zip(residents, at, strict=True)], np.float64).reshape(-1, len(FACTS))
+    nothing = {name: np.full(len(found), np.nan) for name in METRICS} | {name: np.zeros(len(found)) for name in FLAG_COLUMNS}
+    return nothing | dict(zip(FACTS, found.T, strict=True))
+
+
+def own_numbers(compiled: Compiled, residents: Sequence[str | None], known: facts.People) -> dict[str, NDArray[np.float64]]:
+    """`$name` → the number of each (n,), where a centre or a person has one of their own; inside the pack's clamp whatever was set."""
+    if not known.own:
+        return {}
+    document = compiled.pack.document
+    own = [known.numbers(resident, document.pack) for resident in residents]
+    return {
+        f"${name}": np.array([min(max(one.get(name, compiled.pack.numbers[name]), low), high) for one in own])
+        for name, (low, high) in ((name, document.params[name].clamp) for name in sorted(set().union(*own)) if name in document.params)
+    }
+
+
+def compile_rule(pack: Pack, rule: Rule) -> Compiled:
+    """One rule of a pack, ready to run."""
+
+    def maybe(part: dict[str, Any] | None) -> condition.Predicate | None:
+        return condition.compile_condition(part, pack.terms) if part else None
+
+    reads = condition.names(rule.when, pack.terms)
+    return Compiled(
+        pack, rule, Timing.of(rule), condition.compile_condition(rule.when, pack.terms), maybe(rule.applies), maybe(rule.urgent),
+        maybe(rule.clear.when if rule.clear else None), maybe(rule.stirs), duration(rule.late_after),
+        frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)), duration(rule.look_back),
+        np.array([setting in rule.settings for setting in SETTINGS]),
+    )  # fmt: skip
+
+
+def make_columns(rows: Sequence[Stored], known: facts.People, zone: ZoneInfo) -> dict[str, NDArray[np.float64]]:
+    """Measurements and what is known of their subjects → columns (n,), NaN where absent."""
+    columns = people(known, [row.resident for row in rows], [row.measurement.measured_at for row in rows], zone)
+    found: dict[str, tuple[list[int], list[float]]] = {code: ([], []) for code in METRICS}
+    for number, stored in enumerate(rows):
+        for code, value in stored.measurement.values.items():
+            if not isinstance(value, str):
+                at, values = found[code]
+                at.append(number)
+                values.append(value)
+        for flag in stored.measurement.flags:
+            if flag in FLAGS:
+                columns[f"flags.{flag}"][number] = 1.0
+        for code, said in stored.measurement.codes.items():
+            if said in CENSORED and code in found and code not in stored.measurement.values:
+                at, values = found[code]
+                at.append(number)
+                values.append(CENSORED[said])
+    for code, (at, values) in found.items():
+        if at:
+            columns[code][at] = values
+    return columns
+
+
+class Source(NamedTuple):
+    """What every rule asks of where a measurement comes from: columns (n,)."""
+
+    at: NDArray[np.int64]  # measured_at, µs
+    valid: NDArray[np.bool_]  # not a weak source
+    synced: NDArray[np.bool_]  # its time is certain
+    setting: NDArray[np.uint8]  # place in SETTINGS
+    person: NDArray[np.bool_]  # belongs to a resident
+
+
+def make_source(rows: Sequence[Stored]) -> Source:
+    return Source(
+        np.array([micros(row.measurement.measured_at) for row in rows], np.int64),
+        np.array([not row.weak for row in rows], bool),
+        np.array([row.measurement.time_quality == "synced" for row in rows], bool),
+        np.array([_SETTING[row.measurement.setting] for row in rows], np.uint8),
+        np.array([row.resident is not None for row in rows], bool),
+    )
+
+
+def one_source(compiled: Compiled, at: datetime) -> Source:
+    """The source of what is no measurement but a day of them, in the setting of its rule."""
+    yes = np.ones(1, bool)
+    return Source(np.array([micros(at)], np.int64), yes, yes, np.array([compiled.allowed.argmax()], np.uint8), yes)
+
+
+def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime) -> Array:
+    """Events (n,) of one rule for measurements: hit, clear, urgent, valid, late."""
+    events = np.zeros(len(source.at), EVENT)
+    hit = compiled.when(columns)
+    if compiled.applies is not None:
+        applies = compiled.applies(columns)
+        # an unknown fact never silences a danger rule; any other rule needs to know that it applies
+        hit = np.where(applies == 1 if compiled.timing.visits else applies >= 0, hit, 0)
+    events["hit"] = np.where(compiled.allowed[source.setting], hit, 0)
+    events["clear"] = compiled.clear(columns) if compiled.clear else 0
+    events["urgent"] = (compiled.urgent(columns) == 1) if compiled.urgent else False
+    events["valid"] = source.valid
+    events["at"] = source.at
+    events["now"] = micros(now)
+    events["every"] = expected(compiled, columns)
+    # lateness counts only when the time is certain; estimated and untrusted count as new
+    events["late"] = source.synced & (source.at < micros(now - compiled.late_after))
+    return events
+
+
+def judged(
+    compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime
+) -> tuple[Array, NDArray[np.bool_]]:  # fmt: skip
+    """`outcomes`, and for which measurements there are none because the rule raised on them; all others are judged as ever."""
+    size = len(source.at)
+    try:
+        return outcomes(compiled, source, columns, now), np.zeros(size, bool)
+    except Exception:
+        log.exception("a rule raised", extra={"rule": compiled.rule.id, "measurements": size})
+    events, failed = np.zeros(size, EVENT), np.zeros(size, bool)
+    for at in range(size):
+        one = slice(at, at + 1)
+        alone = Source(source.at[one], source.valid[one], source.synced[one], source.setting[one], source.person[one])
+        try:
+            events[one] = outcomes(compiled, alone, {name: c[one] for name, c in columns.items()}, now)
+        except Exception:  # noqa: BLE001  whatever it is: logged above; a person is told
+            failed[at] = True
+    return events, failed
+
+
+def expected(compiled: Compiled, columns: dict[str, NDArray[np.float64]]) -> NDArray[np.int64] | int:
+    """µs within which each is to measure, of an absence rule; 0 where nothing is expected."""
+    absence = compiled.rule.absence
+    if absence is None:
+        return 0
+    days = np.nan_to_num(columns[absence.every])
+    if compiled.applies is not None:
+        days = np.where(compiled.applies(columns) == 1, days, 0)
+    return (days * DAY).astype(np.int64)
+
+
+def frozen_since(state: Any, zone: tzinfo) -> date | None:
+    """The day for which the alert of one state was raised, in the night after it: from it on nothing is taken into a baseline."""
+    if state["phase"] != Phase.FIRING:
+        return None
+    return states.moment(int(state["first"])).astimezone(zone).date() - timedelta(days=1)
+
+
+def day_columns(compiled: Compiled, values: Sequence[daily.Day], frozen_since: date | None) -> dict[str, float]:
+    """The columns of a rule about trends, of the last of these days: its features, and the day's value under its metric."""
+    assert compiled.rule.daily is not None
+    of = compiled.rule.daily.of
+    past = History({}, daily.as_readings(values, of, frozen_since))
+    found = {of: values[-1].value}
+    for name, made in compiled.rule.columns.items():
+        feature, arguments = tables.only(made)
+        value = FEATURES[feature](past, **arguments)
+        found[name] = float("nan") if value is None or isinstance(value, str) else float(value)
+    return found
+
+
+def severity_of(rule: Rule, move: Move) -> Severity:
+    """How severe a movement makes the alert."""
+    if move in (Move.URGENT, Move.WORSENED):
+        return rule.severity_urgent
+    if move is Move.NOT_CONFIRMED:
+        return Severity.P3
+    return max(rule.severity, Severity.P2) if move in (Move.LATE, Move.UNVERIFIED) else rule.severity

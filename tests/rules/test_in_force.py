@@ -1,0 +1,195 @@
+"""Packs and parameters change while the workers run; a rule that breaks takes nobody else with it."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rules import evaluate, pack
+from rules.condition import Columns, Truth
+from tests.ingest.helpers import Clinic, measurement, message
+from tests.rules.test_alerts import MINUTES
+
+pytestmark = pytest.mark.services
+HTN = "cn.nbphs3.htn"
+SIGNED = 'signoff: [{role: 全科主任, name: 王, date: "2026-01-01"}]'
+
+
+def stricter(*, signed: bool = True) -> str:
+    """A later version of the pack that ships: danger from 175."""
+    text = pack.text_of(HTN).replace("version: 1.0.0", "version: 1.1.0", 1)
+    text = text.replace("danger_systolic: {value: 180,", "danger_systolic: {value: 175,", 1)
+    return text.replace("signoff: []", SIGNED, 1) if signed else text
+
+
+async def open_alerts(clinic: Clinic) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in await clinic.rows("select family, state, pack, severity from alert order by alert")]
+
+
+async def test_a_new_version_holds_from_the_next_transaction_on_and_every_alert_says_which_raised_it(clinic: Clinic) -> None:
+    await clinic.send(message(measurement(177, 85)))
+    assert await open_alerts(clinic) == []
+    assert await clinic.submit("pack", {"text": stricter()}, account="admin") == "applied"
+    await clinic.send(message(measurement(177, 85)))
+    assert await open_alerts(clinic) == [("bp_danger", "pending", "cn.nbphs3.htn@1.1.0", "P2")]
+    alert = await clinic.alert() or {}
+    assert alert["pack_digest"] == pack.load(stricter()).digest
+    assert alert["explanation"]["thresholds"]["systolic"] == 175
+    other = await Clinic(clinic.conninfo).open()  # a worker that started later
+    assert await other.submit("pack", {"retire": HTN}, account="admin") == "applied"
+    await clinic.submit("case_end", await _ended(clinic), account="d")
+    await clinic.send(message(measurement(177, 85)))
+    assert await open_alerts(clinic) == [("bp_danger", "closed", "cn.nbphs3.htn@1.1.0", "P2")], "the version that ships holds again"
+    await other.worker.close()
+
+
+async def _ended(clinic: Clinic) -> dict[str, Any]:
+    await clinic.run("update care_case set state = 'acknowledged'")
+    case = (await clinic.rows("select care_case, version from care_case"))[0]
+    return {"case": case["care_case"], "version": case["version"], "action": "resolve", "why": "tried"}
+
+
+async def test_a_pack_that_is_not_understood_or_not_signed_off_changes_nothing(clinic: Clinic) -> None:
+    assert (await clinic.submit("pack", {"text": stricter().replace("within: 15m", "within: soon")}, account="admin")).startswith(
+        "refused:bad_pack:line "
+    )
+    assert (await clinic.submit("pack", {"text": stricter(signed=False)}, account="admin")).startswith("refused:not_signed_off")
+    assert (await clinic.submit("pack", {"retire": "no.such"}, account="admin")).startswith("refused:not_in_force")
+    await clinic.send(message(measurement(177, 85)))
+    assert await open_alerts(clinic) == []
+
+
+@pytest.mark.parametrize("level", ["resident", "centre"])
+async def test_a_parameter_of_a_resident_or_a_centre_tightens_a_rule_inside_its_clamp(clinic: Clinic, level: str) -> None:
+    resident = await clinic.resident()
+    await clinic.submit("facts", {"facts": {"centre": "c-1"}}, resident)
+    body = {"pack": HTN, "name": "danger_systolic", "level": level, "scope": resident if level == "resident" else "c-1"}
+    assert await clinic.submit("parameter", body | {"value": 160}) == "applied"
+    assert await clinic.submit("parameter", body | {"value": 190}) == "refused:outside_clamp"
+    assert await clinic.submit("parameter", body | {"name": "none", "value": 160}) == "refused:unknown_parameter"
+    await clinic.send(message(measurement(165, 85)))
+    alert = await clinic.alert() or {}
+    assert alert["state"] == "pending"
+    assert "160" in alert["explanation"]["zh"]
+    assert alert["explanation"]["thresholds"]["systolic"] == 160
+    other = await clinic.resident("cuff-home-2")
+    assert other != resident
+    await clinic.send(message(measurement(165, 85, device="cuff-home-2")))
+    assert await clinic.value("select count(*) from alert where subject = %s", other) == 0, "nobody else's number moved"
+    assert await clinic.submit("parameter", body | {"value": None}) == "applied"
+    await clinic.submit("case_end", await _ended(clinic), account="d")
+    await clinic.send(message(measurement(165, 85)))
+    assert await clinic.value("select count(*) from alert") == 1
+
+
+def breaking(one: evaluate.Compiled, *, always: bool) -> evaluate.Compiled:
+    """A rule that raises on everything, or on a diastolic of 111 only."""
+    from dataclasses import replace
+
+    def when(columns: Columns) -> Truth:
+        if always or (columns["diastolic"] == 111).any():
+            raise ZeroDivisionError("a rule that breaks")
+        return one.when(columns)
+
+    return replace(one, when=when)
+
+
+@pytest.mark.parametrize("always", [True, False])
+async def test_a_rule_that_raises_touches_no_other_and_a_person_is_told(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, always: bool
+) -> None:
+    made = evaluate.compile_packs
+    monkeypatch.setattr(
+        evaluate,
+        "compile_packs",
+        lambda packs: [breaking(one, always=always) if one.rule.id == "htn.danger" else one for one in made(packs)],
+    )
+    clinic = await Clinic(clinic.conninfo).open()
+    with caplog.at_level(logging.ERROR):
+        await clinic.send(
+            message(measurement(186, 111)), message(measurement(186, 112, device="cuff-home-2")),
+            message(measurement(kind="glucose", values={"glucose": 2.5}, device="cuff-home-3")),
+        )  # fmt: skip
+    await clinic.worker.close()
+    assert "a rule raised" in caplog.text
+    found = {(row["family"], row["severity"]) for row in await clinic.rows("select family, severity from alert")}
+    assert ("glucose_low", "P1") in found, "every other rule judged everybody"
+    assert ("not_judged", "P2") in found, "the reading the rule broke on is a person's to look at"
+    assert (("bp_danger", "P2") in found) is not always, "and where it does not break it still judges"
+    told = (await clinic.alert("not_judged") or {})["explanation"]
+    assert told["rule"] == "htn.danger"
+    assert "186" in told["zh"]
+
+
+async def test_a_number_that_is_none_and_an_absurd_resident_disturb_nobody(clinic: Clinic) -> None:
+    absurd = measurement(kind="glucose", values={"glucose": 1e300}, device="cuff-home-2")
+    await clinic.run(
+        "update subject_fact set value = '\"1066-10-14\"' where fact = 'birth_date' and subject = %s", await clinic.resident("cuff-home-2")
+    )
+    await clinic.send(message(absurd), message(measurement(1e-300, 2044, device="cuff-home-2")), message(measurement(186, 112)))
+    assert await clinic.value("select count(*) from alert where family = 'bp_danger' and subject = %s", await clinic.resident()) == 1
+    assert await clinic.value("select count(*) from alert where family = 'not_judged'") == 0
+
+
+def test_what_raises_in_one_row_is_named_and_the_rest_is_judged_as_ever() -> None:
+    one = next(c for c in evaluate.compile_packs([pack.load_named(HTN)]) if c.rule.id == "htn.danger")
+    columns = {name: np.array(values) for name, values in {
+        "systolic": [186.0, 186.0, 120.0, np.nan, np.inf], "diastolic": [111.0, 112.0, 80.0, np.nan, -np.inf], "age_years": [60.0] * 5,
+        "pregnant": [0.0] * 5, "lactating": [0.0] * 5,
+    }.items()}  # fmt: skip
+    yes = np.ones(5, bool)
+    source = evaluate.Source(np.arange(5), yes, yes, np.zeros(5, np.uint8), yes)
+    from datetime import UTC, datetime
+
+    events, failed = evaluate.judged(breaking(one, always=False), source, columns, datetime(2026, 1, 5, tzinfo=UTC))
+    whole, none = evaluate.judged(one, source, columns, datetime(2026, 1, 5, tzinfo=UTC))
+    assert failed.tolist() == [True, False, False, False, False]
+    assert not none.any()
+    assert events["hit"].tolist() == [0, *whole["hit"].tolist()[1:]]
+
+
+async def test_two_rules_of_one_family_are_two_reasons_of_one_alert(clinic: Clinic) -> None:
+    second = pack.text_of(HTN).replace("pack: cn.nbphs3.htn", "pack: local.second", 1).replace("id: htn.danger", "id: local.danger", 1)
+    second = second[: second.index("\n  - id: htn.control")] + "\n"
+    second = (
+        second.replace("signoff: []", SIGNED, 1).replace("severity: P2", "severity: P1", 1).replace("keep_firing: 24h", "keep_firing: 0s")
+    )
+    second = second.replace("danger_systolic: {value: 180,", "danger_systolic: {value: 170,", 1)
+    assert await clinic.submit("pack", {"text": second}, account="admin") == "applied"
+    await clinic.send(message(measurement(172, 85, ago=MINUTES[9])), message(measurement(173, 85, ago=MINUTES[7])))
+    alert = await clinic.alert() or {}
+    assert (alert["state"], alert["severity"], alert["rule"]) == ("firing", "P1", "local.danger")
+    await clinic.send(message(measurement(182, 85, ago=MINUTES[5])))
+    alert = await clinic.alert() or {}
+    assert (alert["state"], alert["severity"]) == ("firing", "P1")
+    assert {rule: one["state"] for rule, one in alert["reasons"].items()} == {"local.danger": "firing", "htn.danger": "pending"}
+    assert await clinic.value("select count(*) from alert") == 1
+    assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 1, "one page for one episode"
+
+
+async def test_a_reason_that_goes_leaves_the_alert_to_the_others(clinic: Clinic) -> None:
+    from datetime import UTC, datetime
+
+    from rules import alerts
+    from vitals.alert import Change, Severity, State, Why
+    from vitals.floor import database
+
+    def change(rule: str, state: State, severity: Severity, why: Why) -> Change:
+        return Change("r-x", "trend", rule, state, severity, why, datetime.now(UTC) + timedelta())
+
+    async with await database.connect(clinic.conninfo) as connection:
+        assert await alerts.move(connection, change("a", State.FIRING, Severity.P4, Why.AT_ONCE))
+        worse = await alerts.move(connection, change("b", State.FIRING, Severity.P3, Why.AT_ONCE))
+        assert worse is not None
+        assert (worse.why, worse.severity) == (Why.WORSENED, Severity.P3)
+        assert await alerts.move(connection, change("b", State.CLEARED, Severity.P3, Why.CLEARED)) is None
+        row = (await alerts.open_of(connection, ["r-x"]))[0]
+        assert (row["state"], row["severity"]) == ("firing", "P4")
+        ended = await alerts.move(connection, change("a", State.CLEARED, Severity.P4, Why.CLEARED))
+        assert ended is not None
+        assert ended.state is State.CLEARED
+        assert await alerts.open_of(connection, ["r-x"]) == []
