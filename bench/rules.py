@@ -104,6 +104,8 @@ def theirs(
             if rule.applies:
                 applies = reference.holds(rule.applies, row, terms)
                 hit = hit if applies is True or (applies is None and not one.timing.visits) else None
+            if all(row.get(code) is None for code in one.concerns):
+                hit = None
             clear = reference.holds(rule.clear.when, row, terms) if rule.clear else None
             urgent = rule.urgent is not None and reference.holds(rule.urgent, row, terms) is True
             event = reference.Event(Kind.MEASUREMENT, at[number], now, hit if "clinic" in rule.settings else None, clear, True, urgent)

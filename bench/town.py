@@ -2,8 +2,9 @@
 
 Every third is hypertensive and every seventh diabetic (firmware_sim.physiology); two in a hundred have heart failure, three a chronic lung
 disease. In a year every twentieth hypertensive has a hypertensive crisis of 6 to 30 hours, every tenth diabetic an episode of
-low glucose, every fifth person a feverish illness of three days, every other failing heart gathers water once. These are the events
-that alerts must find; everything else that is raised is a false alert. Frequencies are assumptions of ours, not epidemiology.
+low glucose, every fifth person a feverish illness of three days, every other failing heart gathers water once; every tenth of those
+with a plan stops measuring for four to eight weeks. Every fifth person wears a band at night. These are the events that alerts must
+find; everything else that is raised is a false alert. Frequencies are assumptions of ours, not epidemiology.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Resident:
     heart_failure: bool
     lungs: bool
     lows: tuple[Episode, ...]
+    lapses: tuple[Episode, ...] = ()
+    band: bool = False
 
     def facts(self) -> dict[str, Any]:
         born = START.date().replace(year=START.year - self.age, month=1, day=1)
@@ -48,7 +51,12 @@ class Resident:
             "birth_date": born.isoformat(), "sex": "female" if self.person.number % 2 else "male", "pregnant": False, "lactating": False,
             "hypertension": self.person.hypertensive, "diabetes": self.person.diabetic, "chronic_lung_disease": self.lungs,
             "heart_failure": self.heart_failure,
+            **({"pressure_every_days": 7} if self.person.hypertensive else {}), **({"weight_every_days": 2} if self.heart_failure else {}),
+            **({"glucose_every_days": 7} if self.person.diabetic else {}),
         }  # fmt: skip
+
+    def lapsed(self, at: datetime) -> bool:
+        return any(one.start <= at <= one.start + timedelta(hours=one.hours) for one in self.lapses)
 
 
 def resident(seed: int, number: int, days: int) -> Resident:
@@ -69,7 +77,8 @@ def resident(seed: int, number: int, days: int) -> Resident:
     crises = some(10, 0.05, (6, 30)) if person.hypertensive else ()
     lows = some(20, 0.1, (1, 3)) if person.diabetic else ()
     person = replace(person, crises=crises, illnesses=some(30, 0.2, (48, 96)), decompensates=waters)
-    return Resident(person, 35 + int(draw(3) * 55), failing, draw(4) < 0.03, lows)
+    lapses = some(40, 0.1, (28 * 24, 56 * 24)) if person.hypertensive or person.diabetic or failing else ()
+    return Resident(person, 35 + int(draw(3) * 55), failing, draw(4) < 0.03, lows, lapses, draw(50) < 0.2)
 
 
 def events(number: int, one: Resident) -> list[Event]:
@@ -77,9 +86,12 @@ def events(number: int, one: Resident) -> list[Event]:
     person = one.person
     found = [Event(number, "crisis", ("bp_danger",), e.start, e.start + timedelta(hours=e.hours)) for e in person.crises]
     found += [Event(number, "low glucose", ("glucose_low",), e.start, e.start + timedelta(hours=e.hours)) for e in one.lows]
-    found += [Event(number, "illness", ("hypoxia", "fever"), e.start, e.start + timedelta(hours=e.hours)) for e in person.illnesses]
+    found += [Event(number, "silence", ("silence",), e.start, e.start + timedelta(hours=e.hours)) for e in one.lapses]
+    found += [
+        Event(number, "illness", ("hypoxia", "fever", "trend"), e.start, e.start + timedelta(hours=e.hours)) for e in person.illnesses
+    ]
     if person.decompensates is not None:
-        found.append(Event(number, "heart failure", ("weight",), person.decompensates, person.decompensates + 15 * DAY))
+        found.append(Event(number, "heart failure", ("weight", "trend"), person.decompensates, person.decompensates + 15 * DAY))
     return found
 
 
@@ -147,7 +159,11 @@ def measured(seed: int, number: int, one: Resident, days: int) -> Iterator[Row]:
                     when = at + timedelta(minutes=4 * turn)
                     spo2 = {"spo2": float(person.spo2(when))} if draw(day, 7) < 0.3 else {}
                     rows.append(Row(number, when, {"temperature": person.temperature(when), **spo2}))
-        yield from sorted(rows, key=lambda row: row.at)
+        if one.band:
+            for hour in (2, 3, 4):
+                at = midnight + timedelta(hours=hour)
+                rows.append(Row(number, at, {"heart_rate": float(person.heart_rate(at))}, "wearable"))
+        yield from sorted((row for row in rows if not one.lapsed(row.at)), key=lambda row: row.at)
 
 
 def rows_of(seed: int, people: list[Resident], days: int) -> Iterator[Row]:

@@ -131,9 +131,9 @@ _VISIT_MOVES = [np.uint8(move) for move in (Move.REPEATED, Move.APPENDED, Move.C
 _ABSENCE_MOVES = [np.uint8(move) for move in (Move.SILENT, Move.WORSENED, Move.CLEARED, Move.CLOSED)]
 
 
-def busy(state: Array) -> NDArray[np.bool_]:
-    """Who is in a state of a rule (m,): anything of an episode, a count or an open visit."""
-    found: NDArray[np.bool_] = (state["phase"] != 0) | (state["count"] != 0) | (state["clears"] != 0)
+def busy(state: Array, at: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.bool_]:
+    """Who is in a state of a rule: anything of an episode, a count or an open visit."""
+    found: NDArray[np.bool_] = (state["phase"][at] != 0) | (state["count"][at] != 0) | (state["clears"][at] != 0)
     return found
 
 
@@ -162,7 +162,7 @@ def _awake(timing: Timing, state: Array, subject: NDArray[np.int64], events: Arr
     Where nothing is remembered nothing can be missed, fall due or end; that is nearly everybody nearly always.
     """
     stirs = ((events["kind"] == _MEASUREMENT) & (events["hit"] == 1)) | (events["kind"] == _URGENT)
-    live = stirs | busy(state)[subject]
+    live = stirs | busy(state, subject)
     if timing.misses:
         live = (events["every"] > 0) | (state["last"][subject] != 0)
     if not live.any():

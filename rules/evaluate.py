@@ -49,8 +49,14 @@ class Compiled:
     late_after: timedelta
     needs: frozenset[str]
     metrics: frozenset[str]
+    looks_at: frozenset[str]  # metrics of its features
     look_back: timedelta
     allowed: NDArray[np.bool_]  # by place in SETTINGS
+
+    @property
+    def concerns(self) -> frozenset[str]:
+        """Metrics without any of which a measurement says nothing to this rule."""
+        return self.metrics | self.looks_at
 
     @property
     def by_symptoms(self) -> bool:
@@ -92,9 +98,23 @@ def compile_rule(pack: Pack, rule: Rule) -> Compiled:
     return Compiled(
         pack, rule, Timing.of(rule), condition.compile_condition(rule.when, pack.terms), maybe(rule.applies), maybe(rule.urgent),
         maybe(rule.clear.when if rule.clear else None), maybe(rule.stirs), duration(rule.late_after),
-        frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)), duration(rule.look_back),
+        frozenset(reads & set(FACTS)), frozenset(reads & set(METRICS)), _looks_at(pack, rule), duration(rule.look_back),
         np.array([setting in rule.settings for setting in SETTINGS]),
     )  # fmt: skip
+
+
+def _looks_at(pack: Pack, rule: Rule) -> frozenset[str]:
+    """The metrics that the features of a rule look at."""
+    found = {rule.daily.of} if rule.daily is not None else set()
+    for made in rule.columns.values():
+        name, arguments = tables.only(made)
+        if name != "table":
+            found |= tables.metrics_read(made)
+            continue
+        table = pack.document.classifications[arguments["of"]]
+        read = tables.columns_of(table, pack.terms).union(*(tables.metrics_read(one) for one in table.columns.values()))
+        found |= read & METRICS.keys() | ({"pulse"} if "heart_rate" in read else set())
+    return frozenset(found)
 
 
 def make_columns(rows: Sequence[Stored], known: facts.People, zone: ZoneInfo) -> dict[str, NDArray[np.float64]]:
@@ -155,7 +175,11 @@ def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.f
         applies = compiled.applies(columns)
         # an unknown fact never silences a danger rule; any other rule needs to know that it applies
         hit = np.where(applies == 1 if compiled.timing.visits else applies >= 0, hit, 0)
-    events["hit"] = np.where(compiled.allowed[source.setting], hit, 0)
+    # a glucose neither confirms nor refutes a pressure
+    relevant = np.zeros(len(source.at), bool)
+    for code in compiled.concerns:
+        relevant |= ~np.isnan(columns[code])
+    events["hit"] = np.where(relevant & compiled.allowed[source.setting], hit, 0)
     events["clear"] = compiled.clear(columns) if compiled.clear else 0
     events["urgent"] = (compiled.urgent(columns) == 1) if compiled.urgent else False
     events["valid"] = source.valid

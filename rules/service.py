@@ -163,8 +163,15 @@ class Rules:
         offline = await self._offline(connection, stream)
         family_phases: dict[str, NDArray[np.uint8]] = {}
         found: list[tuple[int, int, Change]] = []
+        measured = {code for row in rows for code in (*row.measurement.values, *row.measurement.codes)}
+        only_measured = bool((stream.kinds == Kind.MEASUREMENT).all())
         for rank, compiled in enumerate(self._rules):
             own = state[compiled.rule.id]
+            if (compiled.rule.daily is not None or compiled.concerns.isdisjoint(measured)) and (
+                only_measured or self._quiet(compiled, stream, own)
+            ):
+                family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
+                continue
             plain = columns | evaluate.own_numbers(compiled, [row.resident for row in rows], known)
             looked = await self._windows(connection, compiled, rows, plain, source, stream, own)
             columns_of = plain | looked.columns
@@ -196,6 +203,15 @@ class Rules:
         await self.carry_out(connection, batch, [change for _at, _rank, change in sorted(found, key=lambda item: item[:2])])
         await self._settle_missing_facts(connection, batch, known, now)
         await self._schedule_days(connection, rows, now)
+
+    @staticmethod
+    def _quiet(compiled: Compiled, stream: Stream, state: Array) -> bool:
+        """Nothing that came beside measurements can move this rule."""
+        if compiled.rule.daily is not None and stream.days < len(stream.kinds):
+            return False
+        if compiled.rule.absence is not None or (compiled.by_symptoms and (stream.kinds == Kind.URGENT).any()):
+            return False
+        return not engine.busy(state).any()
 
     async def _windows(
         self, connection: Connection, compiled: Compiled, rows: Sequence[Stored], plain: windows.Columns, source: Source,

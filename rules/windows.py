@@ -66,24 +66,10 @@ def reading(at: datetime, values: Mapping[str, Any], setting: str, flags: Sequen
     return Reading(at, numbers, {"setting": setting, **dict.fromkeys(flags, True)})
 
 
-def metrics_of(compiled: Compiled) -> set[str]:
-    """What the features of a rule look at."""
-    found: set[str] = set()
-    for made in compiled.rule.columns.values():
-        name, arguments = tables.only(made)
-        if name != "table":
-            found |= tables.metrics_read(made)
-            continue
-        table = compiled.pack.document.classifications[arguments["of"]]
-        read = tables.columns_of(table, compiled.pack.terms).union(*(tables.metrics_read(one) for one in table.columns.values()))
-        found |= read & METRICS.keys() | ({"pulse"} if "heart_rate" in read else set())
-    return found
-
-
 def worth(compiled: Compiled, columns: Columns, setting: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Rows (n,) from which a rule may have to look back: in its settings, of people to whom it may apply, with one of its metrics."""
     found: NDArray[np.bool_] = np.zeros(len(setting), bool)
-    for code in metrics_of(compiled):
+    for code in compiled.looks_at:
         found |= ~np.isnan(columns[code])
     found &= compiled.allowed[setting]
     return found & (compiled.applies(columns) >= 0) if compiled.applies is not None else found
@@ -104,7 +90,7 @@ async def columns(connection: Connection, compiled: Compiled, rows: Sequence[Sto
     if not asked:
         return found
     since = min(rows[number].measurement.measured_at for number in asked) - compiled.look_back
-    past = await readings.windows(connection, sorted({rows[number].subject for number in asked}), since, sorted(metrics_of(compiled)))
+    past = await readings.windows(connection, sorted({rows[number].subject for number in asked}), since, sorted(compiled.looks_at))
     for number in asked:
         row = rows[number]
         until = row.measurement.measured_at
