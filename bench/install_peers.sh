@@ -17,4 +17,10 @@ if [ ! -d "$peers/nodered/node_modules/node-red" ] && command -v npm >/dev/null;
   mkdir -p "$peers/nodered" && (cd "$peers/nodered" && npm init -y >/dev/null && npm install --no-audit --no-fund node-red@4 pg >/dev/null) ||
     echo "Node-RED could not be installed"
 fi
+if [ ! -x "$peers/rules/bin/python" ]; then
+  echo "installing the peers of the rules"
+  python3 -m venv "$peers/rules" &&
+    "$peers/rules/bin/pip" install --quiet numpy pyarrow polars==2.1.0 duckdb==2.0.1 numba==0.68.1 bytewax==0.21.1 durable_rules==2.0.28 ||
+    echo "not all of them could be installed"
+fi
 exit 0

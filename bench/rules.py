@@ -3,30 +3,43 @@
     uniform     every reading of another resident
     hot         the readings of 200 residents only
 
-Ours is what the worker runs (all shipped packs, but for rules that look back into the database); beside it the reference, which is
-plain Python with an object for each state, and the same comparison as one bare numpy expression, as a limit. All must raise the same.
-Theirs that would have to be installed (durable_rules, Bytewax, Polars, DuckDB) are not measured.
+First everything that ships, as the worker runs it, rules that look back included: what they look back at lies sorted by resident and
+time, as the database's index has it. Beside it the reference, which is plain Python, and the comparisons as one bare numpy expression, as
+a limit. Then six simple stateful rules, beside the same six as others would write them (`bench/rule_peers.py`). All must raise the same.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 import time
-from datetime import UTC, datetime
+import tracemalloc
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import rule_peers, town
 from bench.rig import Say, machine, summary
-from rules import engine, evaluate, pack, reference
-from rules.engine import STATE, Kind
+from rules import engine, evaluate, facts, pack, reference, windows
+from rules.engine import STATE, Array, Kind, Move
 from rules.evaluate import Compiled, Source
-from rules.form import FACTS, FLAG_COLUMNS
+from rules.form import FACTS, FLAG_COLUMNS, FLAGS
+from rules.history import Reading
+from rules.states import moment
 from vitals.floor.columns import micros
 from vitals.metric import METRICS
 
 RESIDENTS = 160_000
 NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)
+# who measures, and µs from one reading to the next: a city at 1,000 a second, or 200 people each once a minute
+SPREADS = (("uniform", RESIDENTS, 1000), ("hot", 200, 300_000))
+MICROSECOND = timedelta(microseconds=1)
 SHAPES = {"batches_of_10000": 10_000, "batches_of_256": 256}
 TRUTH = {1: True, 0: None, -1: False}
 
@@ -44,9 +57,10 @@ def readings(
     kind = random.random(count)
     danger = random.random(count) < 0.002
     for low, high, values in (
-        (0.0, 0.5, {"systolic": (125, 14, 186), "diastolic": (78, 9, 112), "pulse": (72, 8, 90)}),
+        (0.0, 0.5, {"systolic": (125, 14, 186), "diastolic": (78, 9, 112), "pulse": (72, 8, 140)}),
         (0.5, 0.7, {"glucose": (6.2, 1.2, 17.5)}),
-        (0.7, 0.9, {"spo2": (97, 0.8, 86)}), (0.9, 0.98, {"temperature": (36.6, 0.3, 39.5)}), (0.98, 1.0, {"ketone": (0.4, 0.2, 3.4)}),
+        (0.7, 0.899, {"spo2": (97, 0.8, 86)}), (0.899, 0.9, {"spo2": (97, 0.8, 86), "respiratory_rate": (17, 3, 28)}),
+        (0.9, 0.97, {"temperature": (36.6, 0.3, 39.5)}), (0.97, 0.98, {"weight": (70, 1, 74)}), (0.98, 1.0, {"ketone": (0.4, 0.2, 3.4)}),
     ):  # fmt: skip
         mine = (kind >= low) & (kind < high)
         for code, (mean, deviation, high_value) in values.items():
@@ -58,11 +72,91 @@ def readings(
         columns[name] = values_of[subjects] if name not in ("pregnant", "lactating") else np.zeros(count)
     at = micros(NOW) + np.arange(count, dtype=np.int64) * apart
     columns |= {name: np.zeros(count) for name in FLAG_COLUMNS} | {"flags.fasting": (random.random(count) < 0.5).astype(float)}
+    columns["flags.irregular_pulse"] = (~np.isnan(columns["systolic"]) & (random.random(count) < 0.001)).astype(float)
     return subjects, columns, Source(at, np.ones(count, bool), np.ones(count, bool), np.zeros(count, np.uint8), np.ones(count, bool))
 
 
 def rules() -> list[Compiled]:
-    return [one for one in evaluate.compile_packs([pack.load_named(name) for name in pack.shipped()]) if not one.rule.columns]
+    """Everything that ships and is judged when a measurement comes; rules about trends wait for the end of the day."""
+    shipped = evaluate.compile_packs([pack.load_named(name) for name in pack.shipped()])
+    return [one for one in shipped if one.rule.daily is None]
+
+
+SIX = """
+pack: bench.six
+version: 1.0.0
+guideline: {zh: 六条, en: six, edition: "1", status: draft}
+effective: {from: null, to: null}
+sources: {s: {cite: c, loc: l, quote: q}}
+round: {systolic: 1, diastolic: 1, glucose: 0.1, spo2: 1, temperature: 0.1}
+rules:
+"""
+
+
+def six() -> list[Compiled]:
+    """The six rules of `bench.rule_peers` as a pack."""
+    text = SIX
+    for number, (metric, comparator, limit) in enumerate(rule_peers.RULES):
+        text += f"""  - {{id: six.{number}, family: trend, zh: z, en: e, source: s, when: {{{metric}: {{{comparator}: {limit}}}}},
+     consecutive: {{count: 2, apart: 0s}}, severity: P4, tell: {{act: {{zh: z, en: e}}}},
+     action: {{code: none, zh: z, en: e, follow_up_days: 1}}, explain: {{zh: z, en: e}}}}
+"""
+    return evaluate.compile_packs([pack.load(text)])
+
+
+class Past:
+    """The readings themselves, sorted by resident and then by time, as the database's index has them."""
+
+    def __init__(self, subjects: NDArray[np.int64], columns: dict[str, NDArray[np.float64]], source: Source, codes: Iterable[str]) -> None:
+        self._source, self._every = source, subjects
+        self._order = np.argsort(subjects, kind="stable")
+        self._place = np.empty(len(subjects), np.int64)
+        self._place[self._order] = np.arange(len(subjects))
+        self._begins = np.searchsorted(subjects[self._order], np.arange(RESIDENTS))
+        self._marked = np.flatnonzero(columns["flags.irregular_pulse"] == 1)
+        self._values = {code: columns[code].tolist() for code in codes}
+        self._flags = {flag: columns[f"flags.{flag}"].tolist() for flag in FLAGS}
+
+    def flagged(self, compiled: Compiled, subjects: NDArray[np.int64], start: int) -> NDArray[np.bool_]:
+        """Whose earlier readings, within the window of the batch's first one, carry the rule's flag."""
+        since = self._source.at[start] - compiled.look_back // MICROSECOND
+        low, high = np.searchsorted(self._marked, [np.searchsorted(self._source.at, since), start])
+        marked = self._marked[low:high]
+        return np.isin(subjects, self._every[marked])
+
+    def of(self, compiled: Compiled, subject: int, at: int) -> list[Reading]:
+        """What a resident measured up to reading `at` within the rule's window."""
+        since = self._source.at[at] - compiled.look_back // MICROSECOND
+        found = []
+        for number in self._order[self._begins[subject] : self._place[at] + 1].tolist():
+            if self._source.at[number] < since:
+                continue
+            row = {code: self._values[code][number] for code in compiled.looks_at}
+            values = {code: value for code, value in row.items() if value == value}
+            if values:
+                flags = [flag for flag in FLAGS if self._flags[flag][number]]
+                found.append(windows.reading(moment(int(self._source.at[number])), values, "clinic", flags))
+        return found
+
+
+def looked(
+    one: Compiled, past: Past, state: Array, subjects: NDArray[np.int64], cut: dict[str, NDArray[np.float64]], source: Source, start: int
+) -> dict[str, NDArray[np.float64]]:
+    """The columns of a rule that looks back, for one batch that begins at reading `start`."""
+    made = one.rule.columns
+    found = {name: cut.get(name, np.full(len(subjects), np.nan)).copy() for name in made}
+    busy = engine.busy(state, subjects)
+
+    def fill(which: NDArray[np.bool_]) -> None:
+        seen = {number: past.of(one, int(subjects[number]), start + number) for number in np.flatnonzero(which).tolist()}
+        windows.fill(one, found, cut, seen)
+
+    first = windows.asked(one, cut, source, subjects, busy)
+    if one.rule.wakes is not None:
+        first &= busy | np.isin(subjects, subjects[cut[f"flags.{one.rule.wakes}"] == 1]) | past.flagged(one, subjects, start)
+    fill(first)
+    fill(windows.followers(one, cut | found, source, subjects, first))
+    return found
 
 
 def ours(
@@ -70,6 +164,7 @@ def ours(
 ) -> tuple[float, dict[str, NDArray[np.uint8]]]:
     """Seconds, and rule → the move of each reading."""
     states = {one.rule.id: np.zeros(RESIDENTS, STATE) for one in compiled}
+    past = Past(subjects, columns, source, set().union(*(one.looks_at for one in compiled)))
     moves: dict[str, list[NDArray[np.uint8]]] = {one.rule.id: [] for one in compiled}
     began = time.perf_counter()
     for start in range(0, len(subjects), batch):
@@ -77,7 +172,11 @@ def ours(
         cut = {name: column[part] for name, column in columns.items()}
         from_ = Source(source.at[part], source.valid[part], source.synced[part], source.setting[part], source.person[part])
         for one in compiled:
-            events = evaluate.outcomes(one, from_, cut, NOW)
+            back = looked(one, past, states[one.rule.id], subjects[part], cut, from_, start) if one.rule.columns else {}
+            if evaluate.quiet(one, cut | back, states[one.rule.id], subjects[part]):
+                moves[one.rule.id].append(np.zeros(len(subjects[part]), np.uint8))
+                continue
+            events = evaluate.outcomes(one, from_, cut | back, NOW)
             found, _ = engine.run(one.timing, states[one.rule.id], subjects[part], events)
             moves[one.rule.id].append(found)
     seconds = time.perf_counter() - began
@@ -96,10 +195,13 @@ def theirs(
     at, now = source.at.tolist(), micros(NOW)
     moves = {one.rule.id: np.zeros(len(rows), np.uint8) for one in compiled}
     states: dict[tuple[str, int], reference.State] = {}
+    past: dict[tuple[str, int], list[Reading]] = {}
     began = time.perf_counter()
-    for number, (subject, row) in enumerate(zip(subjects.tolist(), rows, strict=True)):
+    for number, (subject, plain) in enumerate(zip(subjects.tolist(), rows, strict=True)):
         for one in compiled:
             rule, terms = one.rule, one.pack.terms
+            state = states.get((rule.id, subject), reference.State())
+            row = plain | _features(one, past.setdefault((rule.id, subject), []), plain, at[number]) if rule.columns else plain
             hit = reference.holds(rule.when, row, terms)
             if rule.applies:
                 applies = reference.holds(rule.applies, row, terms)
@@ -108,11 +210,29 @@ def theirs(
                 hit = None
             clear = reference.holds(rule.clear.when, row, terms) if rule.clear else None
             urgent = rule.urgent is not None and reference.holds(rule.urgent, row, terms) is True
-            event = reference.Event(Kind.MEASUREMENT, at[number], now, hit if "clinic" in rule.settings else None, clear, True, urgent)
-            key = (rule.id, subject)
-            states[key], move = reference.advance(one.timing, states.get(key, reference.State()), event)
+            if rule.stirs and hit is True and reference.holds(rule.stirs, row, terms) is not True:
+                hit = None
+            hit = hit if "clinic" in rule.settings else None
+            every = int((row.get(rule.absence.every) or 0) * evaluate.DAY) if rule.absence is not None else 0
+            event = reference.Event(Kind.MEASUREMENT, at[number], now, hit, clear, True, urgent, every=every)
+            states[rule.id, subject], move = reference.advance(one.timing, state, event)
             moves[rule.id][number] = move
     return time.perf_counter() - began, moves
+
+
+def _features(one: Compiled, past: list[Reading], row: dict[str, Any], at: int) -> dict[str, float | None]:
+    """What the rule's features make of everything this resident measured within its window, asked at every reading."""
+    values = {code: row[code] for code in one.looks_at if row.get(code) is not None}
+    nothing = {name: row.get(name) for name in one.rule.columns}
+    if not values or "clinic" not in one.rule.settings:
+        return nothing
+    past.append(windows.reading(moment(at), values, "clinic", [flag for flag in FLAGS if row.get(f"flags.{flag}")]))
+    while past[0].at < past[-1].at - one.look_back:
+        del past[0]
+    plain = {fact: np.array([float("nan") if row.get(fact) is None else float(row[fact])]) for fact in FACTS}
+    found = {name: np.full(1, np.nan) for name in one.rule.columns}
+    windows.fill(one, found, plain, {0: past})
+    return {name: None if values[0] != values[0] else float(values[0]) for name, values in found.items()}
 
 
 def bare(columns: dict[str, NDArray[np.float64]], batch: int) -> float:
@@ -126,6 +246,48 @@ def bare(columns: dict[str, NDArray[np.float64]], batch: int) -> float:
     return time.perf_counter() - began
 
 
+PYTHON = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "yizhan" / "peers" / "rules" / "bin" / "python"
+SLOW = {"duckdb", "bytewax", "polars", "durable_rules"}
+
+
+def six_ours(
+    subjects: NDArray[np.int64], columns: dict[str, NDArray[np.float64]], source: Source, batch: int
+) -> tuple[float, NDArray[np.bool_]]:  # fmt: skip
+    """Seconds of the six simple rules in our engine, and where each fires (n, 6)."""
+    seconds, moves = ours(six(), subjects, columns, source, batch)
+    return seconds, np.stack([found == Move.REPEATED for found in moves.values()], axis=1)
+
+
+def six_theirs(peer: str, subjects: NDArray[np.int64], columns: dict[str, NDArray[np.float64]], batch: int) -> tuple[float, Any]:
+    """The same by a peer, in its own Python; raises RuntimeError with what it said when it does not run."""
+    metrics = {metric: columns[metric] for metric, _, _ in rule_peers.RULES}
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder) / "in.npz", Path(folder) / "out.npz"
+        arrays: dict[str, Any] = {"subject": subjects, "residents": RESIDENTS, "batch": batch, **metrics}
+        np.savez(given, **arrays)
+        script = Path(rule_peers.__file__)
+        done = subprocess.run([PYTHON, script, peer, given, out], capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["?"])[-1])
+        with np.load(out) as found:
+            return float(found["seconds"]), found["fires"]
+
+
+def memory() -> dict[str, Any]:
+    """Bytes a resident in state: of every rule that ships, and of what a worker remembers of a person's facts."""
+    shipped = evaluate.compile_packs([pack.load_named(name) for name in pack.shipped()])
+    known = facts.People()
+    people = [town.resident(1, number, 365).facts() for number in range(2000)]
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    known.facts = {f"r-{number:016x}": dict(one) for number, one in enumerate(people)}
+    for resident in known.facts:
+        known.at(resident, NOW, ZoneInfo("Asia/Shanghai"))
+    remembered = (tracemalloc.get_traced_memory()[0] - before) / len(people)
+    tracemalloc.stop()
+    return {"rules": len(shipped), "state_bytes_a_resident": STATE.itemsize * len(shipped), "facts_bytes_a_resident": round(remembered)}
+
+
 async def run(say: Say, samples: int) -> dict[str, Any]:
     """Readings a second and core; raises if the two ways do not raise the same."""
     compiled = rules()
@@ -136,19 +298,43 @@ async def run(say: Say, samples: int) -> dict[str, Any]:
         say(f"{who}: {count / seconds:,.0f} readings/s")
 
     for sample in range(samples):
-        for spread, residents in (("uniform", RESIDENTS), ("hot", 200)):
+        for spread, residents, apart in SPREADS:
             for shape, batch in SHAPES.items():
-                count = 1_000_000 if batch > 1000 else 200_000
-                subjects, columns, source = readings(count, residents, sample)
+                count = (400_000 if batch > 1000 else 100_000) // (1 if spread == "uniform" else 4)
+                subjects, columns, source = readings(count, residents, sample, apart)
                 note(f"ours_{spread}_{shape}", count, ours(compiled, subjects, columns, source, batch)[0])
                 note(f"limit_{shape}", count, bare(columns, batch))
-            subjects, columns, source = readings(10_000, residents, 1000 + sample)
+            subjects, columns, source = readings(10_000, residents, 1000 + sample, apart)
             seconds, plain = theirs(compiled, subjects, columns, source)
             note(f"plain_python_{spread}", 10_000, seconds)
             _, vector = ours(compiled, subjects, columns, source, 777)
             differing = {rule: int((plain[rule] != vector[rule]).sum()) for rule in plain}
             if any(differing.values()):
                 raise RuntimeError(f"the engine and the reference disagree: {differing}")
-    return {"machine": machine(), "rules": [one.rule.id for one in compiled], "residents": RESIDENTS} | {
-        who: {"readings_per_second": summary(values)} for who, values in sorted(rates.items())
-    }
+    refused: dict[str, str] = {}
+    for sample in range(samples):
+        for spread, residents, apart in SPREADS:
+            for shape, batch in SHAPES.items():
+                subjects, columns, source = readings(1_000_000 if batch > 1000 else 200_000, residents, 50 + sample, apart)
+                seconds, right = six_ours(subjects, columns, source, batch)
+                note(f"six_ours_{spread}_{shape}", len(subjects), seconds)
+                for peer in rule_peers.PEERS if PYTHON.exists() else ():
+                    if (peer in SLOW and batch < 1000) or peer in refused:
+                        continue
+                    few = 20_000 if peer in SLOW else len(subjects)
+                    try:
+                        seconds, fires = six_theirs(peer, subjects[:few], {name: c[:few] for name, c in columns.items()}, batch)
+                    except (RuntimeError, subprocess.TimeoutExpired) as error:
+                        refused[peer] = f"{spread}: {error}"
+                        say(f"{peer} does not run: {error}")
+                        continue
+                    if (fires != right[:few]).any():
+                        raise RuntimeError(f"{peer} fires elsewhere at {int((fires != right[:few]).sum())} of {few} readings")
+                    note(f"six_{peer}_{spread}_{shape}", few, seconds)
+    return {
+        "machine": machine(),
+        "did_not_run": refused,
+        "state": memory(),
+        "rules": [one.rule.id for one in compiled],
+        "residents": RESIDENTS,
+    } | {who: {"readings_per_second": summary(values)} for who, values in sorted(rates.items())}

@@ -20,16 +20,17 @@ from rules.pack import Rule, duration
 STATE = np.dtype(
     [
         ("phase", "u1"),
+        ("clears", "u1"),  # sessions that met the clear condition; of an open visit, what it says so far
+        ("count", "u2"),  # consecutive visits
+        ("weak", "?"),  # everything so far came from weak sources
+        ("urgent", "?"),  # this episode was urgent already
         ("first", "i8"),  # measured_at of the value that waits for its repeat
         ("last", "i8"),  # measured_at of the latest hit
         ("deadline", "i8"),  # database clock; 0 = none
-        ("clears", "u1"),  # sessions that met the clear condition
         ("last_clear", "i8"),
-        ("weak", "?"),  # everything so far came from weak sources
-        ("count", "u2"),  # consecutive visits
-        ("urgent", "?"),  # this episode was urgent already
     ]
 )
+_BUSY = np.dtype({"names": ["busy"], "formats": ["u4"], "offsets": [0], "itemsize": STATE.itemsize})  # phase, clears and count at once
 SESSION_GAP = 600_000_000  # readings within ten minutes are one session
 
 
@@ -133,7 +134,7 @@ _ABSENCE_MOVES = [np.uint8(move) for move in (Move.SILENT, Move.WORSENED, Move.C
 
 def busy(state: Array, at: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.bool_]:
     """Who is in a state of a rule: anything of an episode, a count or an open visit."""
-    found: NDArray[np.bool_] = (state["phase"][at] != 0) | (state["count"][at] != 0) | (state["clears"][at] != 0)
+    found: NDArray[np.bool_] = state.view(_BUSY)["busy"][at] != 0
     return found
 
 
@@ -161,13 +162,18 @@ def _awake(timing: Timing, state: Array, subject: NDArray[np.int64], events: Arr
 
     Where nothing is remembered nothing can be missed, fall due or end; that is nearly everybody nearly always.
     """
-    stirs = ((events["kind"] == _MEASUREMENT) & (events["hit"] == 1)) | (events["kind"] == _URGENT)
-    live = stirs | busy(state, subject)
+    able = np.flatnonzero((events["kind"] != _MEASUREMENT) | (events["hit"] != 0))
+    e, who = events[able], subject[able]
     if timing.misses:
-        live = (events["every"] > 0) | (state["last"][subject] != 0)
+        # a measurement that is not what was expected says nothing, even of a plan that is gone
+        live = ((e["every"] > 0) | (state["last"][who] != 0)) & ((e["kind"] != _MEASUREMENT) | (e["hit"] == 1))
+    else:
+        live = ((e["kind"] == _MEASUREMENT) & (e["hit"] == 1)) | (e["kind"] == _URGENT) | busy(state, who)
     if not live.any():
         return np.zeros(0, np.int64)
-    return np.flatnonzero(np.isin(subject, subject[live]))
+    marked = np.zeros(len(state), bool)
+    marked[who[live]] = True
+    return np.flatnonzero(marked[subject])
 
 
 def _confirm(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:

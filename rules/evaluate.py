@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ingest.batch import Stored
 from rules import condition, daily, facts, states, tables
-from rules.engine import EVENT, Array, Move, Phase, Timing
+from rules.engine import EVENT, Array, Move, Phase, Timing, busy
 from rules.features import FEATURES
 from rules.form import FLAG_COLUMNS, FLAGS
 from rules.history import History
@@ -167,28 +167,79 @@ def one_source(compiled: Compiled, at: datetime) -> Source:
     return Source(np.array([micros(at)], np.int64), yes, yes, np.array([compiled.allowed.argmax()], np.uint8), yes)
 
 
+class Cut(dict[str, NDArray[np.float64]]):
+    """Some rows of columns; each column is cut when it is asked for."""
+
+    def __init__(self, columns: dict[str, NDArray[np.float64]], rows: NDArray[np.int64]) -> None:
+        self._whole, self._rows = columns, rows
+
+    def __missing__(self, name: str) -> NDArray[np.float64]:
+        found = self[name] = self._whole[name][self._rows]
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._whole
+
+    def values(self) -> Any:  # somebody only wants to know how many rows there are
+        return [self._rows]
+
+
+def concerned(compiled: Compiled, columns: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
+    """Rows that hold one of the rule's metrics: a glucose neither confirms nor refutes a pressure."""
+    found: NDArray[np.bool_] | None = None
+    for code in compiled.concerns:
+        there = columns[code] == columns[code]
+        found = there if found is None else found | there
+    return np.flatnonzero(found) if found is not None else np.zeros(0, np.int64)
+
+
+def hits(compiled: Compiled, columns: dict[str, NDArray[np.float64]]) -> NDArray[np.int8]:
+    """What the rule says of rows: 1, 0 or -1, where it applies."""
+    hit = compiled.when(columns)
+    if compiled.applies is not None and hit.any():
+        applies = compiled.applies(columns)
+        # an unknown fact never silences a danger rule; any other rule needs to know that it applies
+        hit = np.where(applies == 1 if compiled.timing.visits else applies >= 0, hit, 0).astype(np.int8)
+    if compiled.stirs is not None and (hit == 1).any():
+        hit = np.where(compiled.stirs(columns) == 1, hit, np.minimum(hit, 0)).astype(np.int8)
+    return hit
+
+
 def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime) -> Array:
     """Events (n,) of one rule for measurements: hit, clear, urgent, valid, late."""
     events = np.zeros(len(source.at), EVENT)
-    hit = compiled.when(columns)
-    if compiled.applies is not None:
-        applies = compiled.applies(columns)
-        # an unknown fact never silences a danger rule; any other rule needs to know that it applies
-        hit = np.where(applies == 1 if compiled.timing.visits else applies >= 0, hit, 0)
-    # a glucose neither confirms nor refutes a pressure
-    relevant = np.zeros(len(source.at), bool)
-    for code in compiled.concerns:
-        relevant |= ~np.isnan(columns[code])
-    events["hit"] = np.where(relevant & compiled.allowed[source.setting], hit, 0)
-    events["clear"] = compiled.clear(columns) if compiled.clear else 0
-    events["urgent"] = (compiled.urgent(columns) == 1) if compiled.urgent else False
+    rows = concerned(compiled, columns)
+    cut = Cut(columns, rows)
+    events["hit"][rows] = np.where(compiled.allowed[source.setting[rows]], hits(compiled, cut), 0)
+    if compiled.clear is not None:
+        events["clear"][rows] = compiled.clear(cut)
+    if compiled.urgent is not None:
+        events["urgent"][rows] = compiled.urgent(cut) == 1
+    if compiled.rule.absence is not None:
+        events["every"][rows] = expected(compiled, cut)
     events["valid"] = source.valid
     events["at"] = source.at
     events["now"] = micros(now)
-    events["every"] = expected(compiled, columns)
     # lateness counts only when the time is certain; estimated and untrusted count as new
     events["late"] = source.synced & (source.at < micros(now - compiled.late_after))
     return events
+
+
+def quiet(compiled: Compiled, columns: dict[str, NDArray[np.float64]], state: Array, subject: NDArray[np.int64]) -> bool:
+    """Whether these measurements can move nothing of a rule: none hits, and nobody is in a state of it. subject (n,): places in state.
+
+    Most of what is measured is of this kind, so it is worth the question.
+    """
+    rows = concerned(compiled, columns)
+    if not len(rows):
+        return True
+    cut = Cut(columns, rows)
+    hit = hits(compiled, cut)
+    if compiled.rule.absence is not None:
+        return not ((hit == 1) & (expected(compiled, cut) > 0)).any()
+    if (hit == 1).any() or (compiled.needs and (hit == 0).any()):
+        return False
+    return not busy(state, subject[rows]).any()
 
 
 def judged(

@@ -293,6 +293,8 @@ def _visit(timing: Timing, state: State, hit: bool, at: int, *, inhibited: bool)
 def _absent(misses: tuple[int, int], state: State, event: Event) -> tuple[State, Move]:
     fires, worsens = misses
     firing = state.phase == Phase.FIRING
+    if event.kind == Kind.MEASUREMENT and event.hit is not True:
+        return state, Move.NONE
     if event.every <= 0:
         return State(), Move.CLEARED if firing else Move.NONE
 

@@ -20,7 +20,7 @@ from rules import daily, engine, evaluate, facts, windows
 from rules.daily import Day
 from rules.engine import EVENT, STATE, Array, Kind, Move, Phase
 from rules.evaluate import CENSORED, Compiled, Source
-from rules.form import FACTS, FLAGS
+from rules.form import FLAGS
 from rules.history import Reading
 from rules.pack import Pack
 from vitals.floor.columns import micros
@@ -196,33 +196,30 @@ class Replay:
         if not made:
             return {}
         found = {name: columns.get(name, np.full(len(rows), np.nan)).copy() for name in made}
+        subject = np.array([row.subject for row in rows], np.int64)
+        first = windows.asked(compiled, columns, source, subject, engine.busy(state, subject))
+        seen = self._seen_by(compiled, rows, windows.worth(compiled, columns, source.setting))
+        if compiled.rule.wakes is not None:
+            flagged = [any(compiled.rule.wakes in one.about for one in seen.get(number, ())) for number in range(len(rows))]
+            first &= engine.busy(state, subject) | np.array(flagged, bool)
+        windows.fill(compiled, found, columns, {number: seen[number] for number in np.flatnonzero(first).tolist()})
+        more = windows.followers(compiled, columns | found, source, subject, first)
+        windows.fill(compiled, found, columns, {number: seen[number] for number in np.flatnonzero(more).tolist()})
+        return found
+
+    def _seen_by(self, compiled: Compiled, rows: list[Row], may: NDArray[np.bool_]) -> dict[int, list[Reading]]:
+        """Row → what its person measured within the window, of the rows worth looking back from."""
         past = self._past[compiled.rule.id]
-        may = np.flatnonzero(windows.worth(compiled, columns, source.setting)).tolist()
-        hits = windows.stirred(compiled, columns)
-        stirred = {rows[number].subject for number in may if hits[number]} if hits is not None else set()
-        stirs = compiled.stirs(columns) if compiled.stirs is not None else None
-        busy = engine.busy(state)
-        for number in may:
+        seen: dict[int, list[Reading]] = {}
+        for number in np.flatnonzero(may).tolist():
             row = rows[number]
             mine = past.setdefault(row.subject, deque())
             if not row.weak:
                 mine.append(windows.reading(row.at, row.values, row.setting, row.flags))
             while mine and mine[0].at < row.at - compiled.look_back:
                 mine.popleft()
-            if stirs is not None:
-                asked = bool(stirs[number] == 1 or busy[row.subject])
-            elif hits is not None:
-                asked = row.subject in stirred or busy[row.subject]
-            else:
-                flag = compiled.rule.wakes
-                asked = flag is None or busy[row.subject] or any(flag in one.about for one in mine)
-            if asked:
-                for name, how in made.items():
-                    found[name][number] = windows.feature(compiled, how, list(mine), self._facts_of(columns, number))
-        return found
-
-    def _facts_of(self, columns: windows.Columns, number: int) -> dict[str, float]:
-        return {fact: float(columns[fact][number]) for fact in FACTS}
+            seen[number] = list(mine)
+        return seen
 
     def _raised(self, compiled: Compiled, subject: int, at: int, move: Move, row: int) -> Raised:
         return Raised(subject, compiled.rule.id, compiled.rule.family, at, move, evaluate.severity_of(compiled.rule, move).value, row)

@@ -175,6 +175,9 @@ class Rules:
             plain = columns | evaluate.own_numbers(compiled, [row.resident for row in rows], known)
             looked = await self._windows(connection, compiled, rows, plain, source, stream, own)
             columns_of = plain | looked.columns
+            if only_measured and self._nothing(compiled, columns_of, own, stream.subject):
+                family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
+                continue
             if compiled.rule.daily is None:
                 judged, failed = evaluate.judged(compiled, source, columns_of, now)
             else:  # it waits for the end of the day
@@ -205,6 +208,13 @@ class Rules:
         await self._schedule_days(connection, rows, now)
 
     @staticmethod
+    def _nothing(compiled: Compiled, columns: windows.Columns, state: Array, subject: NDArray[np.int64]) -> bool:
+        try:
+            return evaluate.quiet(compiled, columns, state, subject)
+        except Exception:  # noqa: BLE001  `judged` finds out on whom
+            return False
+
+    @staticmethod
     def _quiet(compiled: Compiled, stream: Stream, state: Array) -> bool:
         """Nothing that came beside measurements can move this rule."""
         if compiled.rule.daily is not None and stream.days < len(stream.kinds):
@@ -220,9 +230,8 @@ class Rules:
         """The columns of a rule that looks back."""
         if not compiled.rule.columns or compiled.rule.daily is not None:
             return windows.Looked({}, np.zeros(len(rows), bool), {})
-        busy = {stream.subjects[at] for at in np.flatnonzero(engine.busy(state))}
-        asked = await windows.awake(connection, compiled, rows, plain, source.setting, busy)
-        return await windows.columns(connection, compiled, rows, plain, asked)
+        subject = stream.subject[stream.measured]
+        return await windows.look(connection, compiled, rows, plain, source, subject, engine.busy(state, subject))
 
     def _events(
         self, compiled: Compiled, stream: Stream, judged: Array, known: facts.People, offline: set[str], now: datetime

@@ -13,6 +13,8 @@ from rules.engine import STATE, Array
 from vitals.floor.columns import EPOCH, times
 from vitals.floor.database import Connection
 
+_NAMES = ", ".join(STATE.names or ())
+
 
 def moment(value: int) -> datetime:
     """µs since the epoch → aware UTC."""
@@ -81,13 +83,11 @@ async def write(connection: Connection, subjects: Sequence[str], before: dict[st
     kept = np.flatnonzero(~gone)
     if len(kept):
         await connection.execute(
-            "insert into rule_state (subject, rule, phase, first, last, deadline, clears, last_clear, weak, count, urgent)"
-            " select subject, rule, phase, first, last, deadline, clears, last_clear, weak <> 0, count, urgent <> 0"
-            " from unnest(%s::text[], %s::text[], %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-            " as n(subject, rule, phase, first, last, deadline, clears, last_clear, weak, count, urgent) order by subject, rule"
-            " on conflict (subject, rule) do update set"
-            " (phase, first, last, deadline, clears, last_clear, weak, count, urgent) = (excluded.phase, excluded.first, excluded.last,"
-            " excluded.deadline, excluded.clears, excluded.last_clear, excluded.weak, excluded.count, excluded.urgent)",
+            f"insert into rule_state (subject, rule, {_NAMES})"  # noqa: S608  names of ours
+            f" select subject, rule, {', '.join(f'{name} <> 0' if STATE[name].kind == 'b' else name for name in STATE.names or ())}"
+            f" from unnest(%s::text[], %s::text[], {', '.join('%s' for _ in STATE.names or ())}) as n(subject, rule, {_NAMES})"
+            " order by subject, rule on conflict (subject, rule) do update set"
+            f" ({_NAMES}) = ({', '.join(f'excluded.{name}' for name in STATE.names or ())})",
             ([names[at] for at in kept], [rules[at] for at in kept], *(rows[kept][name].astype(np.int64) for name in STATE.names or ())),
         )
     waiting = np.flatnonzero(rows["deadline"] > 0)

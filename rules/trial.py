@@ -220,8 +220,11 @@ def _features(compiled: Compiled, rows: list[dict[str, Any]], state: Array) -> d
     ]  # fmt: skip
     until = _EPOCH + latest["at"]
     seen = [one for one in past if until - compiled.look_back <= one.at <= until and one.about["setting"] in rule.settings]
-    known = {name: _number(latest.get(name)) for name in FACTS}
-    return {name: windows.feature(compiled, made, seen, known) for name, made in rule.columns.items()}
+    plain = {name: np.array([_number(latest.get(name))]) for name in FACTS}
+    found = {name: np.full(1, np.nan) for name in rule.columns}
+    if windows.fill(compiled, found, plain, {0: seen}):
+        raise ValueError("a feature raised")
+    return {name: float(values[0]) for name, values in found.items()}
 
 
 def _number(value: Any) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ingest import readings
 from ingest.batch import Stored
 from rules import tables
-from rules.evaluate import Compiled
+from rules.evaluate import Compiled, Source
 from rules.features import FEATURES
 from rules.history import History, Reading
 from rules.pack import FACTS
@@ -37,16 +37,62 @@ class Looked(NamedTuple):
     inputs: dict[int, list[int]]
 
 
-def feature(compiled: Compiled, made: Mapping[str, Any], past: Sequence[Reading], known: Mapping[str, float]) -> float:
-    """One column of one measurement; NaN where the past does not hold what it needs. known: facts about the person, for tables."""
+def feature(made: Mapping[str, Any], past: Sequence[Reading]) -> float:
+    """One column of one measurement; NaN where the past does not hold what it needs."""
     name, arguments = tables.only(made)
-    if name == "table":
-        document = compiled.pack.document
-        person = History(_facts(known), [_with_heart_rate(one) for one in past])
-        value = tables.assess(document.classifications, arguments["of"], person, compiled.pack.terms)[arguments["give"]]
-    else:
-        value = FEATURES[name](History({}, past), **arguments)
+    return _number(FEATURES[name](History({}, past), **arguments))
+
+
+def _number(value: Any) -> float:
     return float("nan") if value is None or isinstance(value, str) else float(value)
+
+
+def fill(compiled: Compiled, found: Columns, plain: Columns, seen: Mapping[int, Sequence[Reading]]) -> set[int]:
+    """Fill the rule's columns at the rows that are keys of `seen`, which holds what each looks back at. Returns rows at which one raised.
+
+    What a table gives is evaluated for all rows together.
+    """
+    failed: set[int] = set()
+    if not seen:
+        return failed
+    by_table: dict[str, list[tuple[str, str]]] = {}
+    for name, how in compiled.rule.columns.items():
+        kind, arguments = tables.only(how)
+        if kind == "table":
+            by_table.setdefault(arguments["of"], []).append((name, arguments["give"]))
+            continue
+        for number, past in seen.items():
+            try:
+                found[name][number] = feature(how, past)
+            except Exception:
+                log.exception("a feature raised", extra={"rule": compiled.rule.id})
+                failed.add(number)
+    for table, gives in by_table.items():
+        try:
+            _fill_from_table(compiled, table, gives, found, plain, seen)
+        except Exception:
+            log.exception("a table raised", extra={"rule": compiled.rule.id, "table": table})
+            for number, past in seen.items():
+                try:
+                    _fill_from_table(compiled, table, gives, found, plain, {number: past})
+                except Exception:  # noqa: BLE001  logged above
+                    failed.add(number)
+    return failed
+
+
+def _fill_from_table(
+    compiled: Compiled, name: str, gives: Sequence[tuple[str, str]], found: Columns, plain: Columns, seen: Mapping[int, Sequence[Reading]]
+) -> None:
+    terms, table = compiled.pack.terms, compiled.pack.document.classifications[name]
+    columns = tables.columns_of(table, terms)
+    rows = []
+    for number, past in seen.items():
+        known = {fact: float(plain[fact][number]) for fact in FACTS}
+        person = History(_facts(known), [_with_heart_rate(one) for one in past])
+        rows.append({column: tables.column_value(person, column, table) for column in columns})
+    for number, outputs in zip(seen, tables.evaluate(table, rows, terms) if rows else (), strict=True):
+        for column, give in gives:
+            found[column][number] = _number(outputs[give])
 
 
 def _facts(known: Mapping[str, float]) -> dict[str, float]:
@@ -75,12 +121,47 @@ def worth(compiled: Compiled, columns: Columns, setting: NDArray[np.uint8]) -> N
     return found & (compiled.applies(columns) >= 0) if compiled.applies is not None else found
 
 
-def stirred(compiled: Compiled, columns: Columns) -> NDArray[np.bool_] | None:
-    """Rows (n,) that hit by themselves, of a rule whose features stand for plain metrics (the mean of a session for its readings).
+def asked(
+    compiled: Compiled, plain: Columns, source: Source, subject: NDArray[np.int64], busy: NDArray[np.bool_]
+) -> NDArray[np.bool_]:  # fmt: skip
+    """Rows (n,) to look back from, as far as these rows and who is in a state of the rule (busy (n,)) tell. subject (n,): a number.
 
-    Nobody else's means can reach what none of their readings reached. None: the rule's features stand for nothing else.
+    A rule with `stirs` hits at a row that meets it and nowhere else; features that stand for plain metrics (the mean of a session for
+    its readings) reach nothing that no reading within the window reached. Whatever else the rule is, every row is asked.
     """
-    return compiled.when(columns) != -1 if compiled.rule.columns.keys() & METRICS.keys() else None
+    may = worth(compiled, plain, source.setting)
+    stirs: NDArray[np.bool_]
+    if compiled.stirs is not None:
+        stirs = compiled.stirs(plain) == 1
+        return may & (busy | stirs)
+    if compiled.rule.columns.keys() & METRICS.keys():
+        return may & (
+            busy | _after(may & (compiled.when(plain) != -1), subject, source.at, compiled.look_back // timedelta(microseconds=1))
+        )
+    return may
+
+
+def _after(hits: NDArray[np.bool_], subject: NDArray[np.int64], at: NDArray[np.int64], within: int) -> NDArray[np.bool_]:
+    """Rows at or after a hit of the same subject within so many µs."""
+    if not hits.any():
+        return hits
+    order = np.lexsort((at, subject))
+    who, when = subject[order], at[order]
+    # the latest hit so far, by place; one of somebody else's lies too far below in the order to be taken for theirs
+    last = np.maximum.accumulate(np.where(hits[order], np.arange(len(order)), -1))
+    found = np.zeros(len(order), bool)
+    found[order] = (last >= 0) & (who[last] == who) & (when - when[last] <= within)
+    return found
+
+
+def followers(
+    compiled: Compiled, columns: Columns, source: Source, subject: NDArray[np.int64], done: NDArray[np.bool_]
+) -> NDArray[np.bool_]:  # fmt: skip
+    """Rows (n,) still to be asked, because the rule just hit at another row of theirs: they may clear it."""
+    if compiled.stirs is None:
+        return np.zeros(len(subject), bool)
+    hits = done & (compiled.when(columns) == 1)
+    return worth(compiled, columns, source.setting) & ~done & np.isin(subject, subject[hits])
 
 
 async def columns(connection: Connection, compiled: Compiled, rows: Sequence[Stored], plain: Columns, asked: Sequence[int]) -> Looked:
@@ -91,6 +172,7 @@ async def columns(connection: Connection, compiled: Compiled, rows: Sequence[Sto
         return found
     since = min(rows[number].measurement.measured_at for number in asked) - compiled.look_back
     past = await readings.windows(connection, sorted({rows[number].subject for number in asked}), since, sorted(compiled.looks_at))
+    seen: dict[int, list[Reading]] = {}
     for number in asked:
         row = rows[number]
         until = row.measurement.measured_at
@@ -101,40 +183,24 @@ async def columns(connection: Connection, compiled: Compiled, rows: Sequence[Sto
             and until - compiled.look_back <= one["measured_at"] <= until
             and one["setting"] in compiled.rule.settings
         ]
-        seen = [reading(one["measured_at"], one["values"], one["setting"], one["flags"]) for one in mine]
+        seen[number] = [reading(one["measured_at"], one["values"], one["setting"], one["flags"]) for one in mine]
         found.inputs[number] = [one["measurement"] for one in mine][-50:]
-        try:
-            for name, how in made.items():
-                known = {fact: float(plain[fact][number]) for fact in FACTS}
-                found.columns[name][number] = feature(compiled, how, seen, known)
-        except Exception:
-            log.exception("a feature raised", extra={"rule": compiled.rule.id})
-            found.failed[number] = True
+    found.failed[sorted(fill(compiled, found.columns, plain, seen))] = True
     return found
 
 
-async def awake(
-    connection: Connection, compiled: Compiled, rows: Sequence[Stored], plain: Columns, setting: NDArray[np.uint8], busy: set[str]
-) -> list[int]:
-    """Places of the rows to look back from: of people in a state of the rule (`busy`), and of others only with a reason.
-
-    A rule with `stirs` looks back from measurements that meet it; one that waits for a flag looks at people who had it within the
-    window; one whose features stand for plain metrics at people of whom some row hits by itself.
-    """
-    may = worth(compiled, plain, setting)
-    places = [number for number in np.flatnonzero(may).tolist() if rows[number].resident is not None]
-    if not places:
-        return []
-    woken = set(busy)
-    if compiled.stirs is not None:
-        stirs = compiled.stirs(plain) == 1
-        return [number for number in places if stirs[number] or rows[number].subject in woken]
-    hits = stirred(compiled, plain)
-    if hits is not None:
-        woken |= {rows[number].subject for number in places if hits[number]}
-    elif compiled.rule.wakes is not None:
-        since = min(rows[number].measurement.measured_at for number in places) - compiled.look_back
-        woken |= await readings.flagged(connection, compiled.rule.wakes, since)
-    else:
-        return places
-    return [number for number in places if rows[number].subject in woken]
+async def look(
+    connection: Connection, compiled: Compiled, rows: Sequence[Stored], plain: Columns, source: Source, subject: NDArray[np.int64],
+    busy: NDArray[np.bool_],
+) -> Looked:  # fmt: skip
+    """The columns of one rule for the rows that are worth it. A rule that waits for a flag looks at people who had it within the window."""
+    first = asked(compiled, plain, source, subject, busy) & source.person
+    if compiled.rule.wakes is not None and first.any():
+        since = min(rows[number].measurement.measured_at for number in np.flatnonzero(first).tolist()) - compiled.look_back
+        woken = await readings.flagged(connection, compiled.rule.wakes, since)
+        first &= busy | np.array([row.subject in woken for row in rows], bool)
+    found = await columns(connection, compiled, rows, plain, np.flatnonzero(first).tolist())
+    more = followers(compiled, plain | found.columns, source, subject, first) & source.person
+    if not more.any():
+        return found
+    return await columns(connection, compiled, rows, plain, np.flatnonzero(first | more).tolist())
