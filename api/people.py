@@ -37,6 +37,9 @@ class Facts(Strict):
     diabetes: bool | None = None
     chronic_lung_disease: bool | None = None
     heart_failure: bool | None = None
+    pressure_every_days: int | None = Field(None, ge=1, le=366, description="the plan: blood pressure at least every so many days")
+    glucose_every_days: int | None = Field(None, ge=1, le=366)
+    weight_every_days: int | None = Field(None, ge=1, le=366)
 
 
 class ResidentView(BaseModel):

@@ -98,6 +98,7 @@ class Batch:
     ended: subjects whose open alerts a person ended, with the account that did it (care → rules).
     changes: alert movements of this transaction (rules → care). results: intake number → what became of it.
     ticked: subjects of whom a timer fell due. over: subjects whose day is over.
+    undo: what steps want called if the transaction does not commit, to forget what they remembered in it.
     mine: whether a subject's timers are to be fired here. taken: measurements that were moved away from a subject in
     this transaction, by their numbers: what was concluded from them is to be looked at again.
     """
@@ -111,6 +112,7 @@ class Batch:
     taken: dict[str, set[int]] = field(default_factory=dict)
     ticked: list[str] = field(default_factory=list)
     over: list[str] = field(default_factory=list)
+    undo: list[Callable[[], None]] = field(default_factory=list)
 
 
 # Runs inside the worker's transaction; returns when it wants to run again even if nothing arrives.

@@ -193,26 +193,31 @@ class Worker:
         started = time.monotonic()
         connection = await self.connection()
         batch = Batch(mine=self._source.mine) if self._source is not None else Batch()
-        async with connection.transaction():
-            now = await _now(connection)
-            if self._relayed:
-                numbers = [int(item.payload) for item in items if item.topic == admit.INTAKE]
-                batch.events = await intake.named(connection, numbers)
-            else:
-                batch.events = await intake.take(connection, intake_limit)
-            candidates = await self._apply_events(connection, batch)
-            if judged is None:
-                judged = [admit.admit(item, now) for item in items]
-            candidates += await self._admit(connection, judged)
-            candidates += await self._replay(connection, batch, now)
-            entries = await readings.enter(connection, candidates)
-            owners = await attribution.attribute(connection, [(e.candidate.device, e.candidate.measurement) for e in entries])
-            stored = [(_stored(entry, owner), entry.candidate) for entry, owner in zip(entries, owners, strict=True)]
-            await readings.write(connection, stored, now)
-            batch.measurements += [item for item, _ in stored]
-            wakes = [await step(connection, batch, now) for step in self._steps]
-            await intake.finish(connection, {e.intake: batch.results.get(e.intake, "applied") for e in batch.events}, now)
-            await self._conclude(connection, items, judged)
+        try:
+            async with connection.transaction():
+                now = await _now(connection)
+                if self._relayed:
+                    numbers = [int(item.payload) for item in items if item.topic == admit.INTAKE]
+                    batch.events = await intake.named(connection, numbers)
+                else:
+                    batch.events = await intake.take(connection, intake_limit)
+                candidates = await self._apply_events(connection, batch)
+                if judged is None:
+                    judged = [admit.admit(item, now) for item in items]
+                candidates += await self._admit(connection, judged)
+                candidates += await self._replay(connection, batch, now)
+                entries = await readings.enter(connection, candidates)
+                owners = await attribution.attribute(connection, [(e.candidate.device, e.candidate.measurement) for e in entries])
+                stored = [(_stored(entry, owner), entry.candidate) for entry, owner in zip(entries, owners, strict=True)]
+                await readings.write(connection, stored, now)
+                batch.measurements += [item for item, _ in stored]
+                wakes = [await step(connection, batch, now) for step in self._steps]
+                await intake.finish(connection, {e.intake: batch.results.get(e.intake, "applied") for e in batch.events}, now)
+                await self._conclude(connection, items, judged)
+        except BaseException:
+            for forget in batch.undo:
+                forget()
+            raise
         self._committed(items)
         earliest = min((wake for wake in wakes if wake is not None), default=None)
         self._wake_at = None if earliest is None else started + (earliest - now).total_seconds()

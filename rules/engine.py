@@ -279,7 +279,8 @@ def _absent(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
     seen = planned & (e["kind"] == _MEASUREMENT) & (e["hit"] == 1) & (e["at"] > s["last"])
     due = planned & (e["kind"] == _TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
     silent, worsened = due & ~e["inhibited"] & ~firing, due & ~e["inhibited"] & firing & ~s["urgent"]
-    withdrawn, ended = ~planned, (e["kind"] == _END) & firing
+    withdrawn = ~planned & ((e["kind"] != _MEASUREMENT) | (e["hit"] == 1))
+    ended = (e["kind"] == _END) & firing
     cleared = firing & (withdrawn | (seen & (e["at"] + misses * every > e["now"])))
     begins = planned & (((e["kind"] == _PLAN) & (s["last"] == 0)) | ended)
     moves = np.select([silent, worsened, cleared, ended], _ABSENCE_MOVES, 0).astype(np.uint8)

@@ -87,6 +87,7 @@ class Rules:
         self._zone = ZoneInfo(zone)
         self._known = facts.Known()
         self._shipped, self._packs_seen = packs, 0
+        self._scheduled: dict[str, datetime] = {}
         self._use(packs)
 
     def _use(self, packs: Sequence[Pack]) -> None:
@@ -205,7 +206,7 @@ class Rules:
         await states.write(connection, stream.subjects, before, state)
         await self.carry_out(connection, batch, [change for _at, _rank, change in sorted(found, key=lambda item: item[:2])])
         await self._settle_missing_facts(connection, batch, known, now)
-        await self._schedule_days(connection, rows, now)
+        await self._schedule_days(connection, batch, now)
 
     @staticmethod
     def _nothing(compiled: Compiled, columns: windows.Columns, state: Array, subject: NDArray[np.int64]) -> bool:
@@ -307,11 +308,22 @@ class Rules:
         looked = await windows.columns(connection, compiled, rows, evaluate.make_columns(rows, known, self._zone), [0])
         return rows[0], {name: float(values[0]) for name, values in looked.columns.items()}, looked.inputs.get(0, [])
 
-    async def _schedule_days(self, connection: Connection, rows: Sequence[Stored], now: datetime) -> None:
+    async def _schedule_days(self, connection: Connection, batch: Batch, now: datetime) -> None:
+        """Ask for a look at everybody's day when it is over; whom it was asked for is remembered until then."""
         if self._trends:
-            told = {row.resident for row in rows if row.resident is not None and not self._trends.isdisjoint(row.measurement.values)}
+            told = {
+                row.resident
+                for row in batch.measurements
+                if row.resident is not None
+                and self._scheduled.get(row.resident, now) <= now
+                and not self._trends.isdisjoint(row.measurement.values)
+            }
             if told:
                 await daily.schedule(connection, sorted(told), now, self._zone)
+                batch.undo.append(self._scheduled.clear)
+                if len(self._scheduled) + len(told) > facts.Known.MOST:
+                    self._scheduled.clear()
+                self._scheduled |= {subject: daily.due(subject, now, self._zone) for subject in told}
 
     def _change(
         self, compiled: Compiled, stream: Stream, at: int, move: Move, phase: Phase, stored: Stored | None, shown: dict[str, float],

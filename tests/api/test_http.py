@@ -50,6 +50,11 @@ VERDICTS: dict[str, set[str]] = {
     "GET /v1/residents": {A, D},
     "GET /v1/residents/{resident}": {A, D, R},
     "PUT /v1/residents/{resident}/facts": {A, D},
+    "PUT /v1/residents/{resident}/parameters": {A, D},
+    "PUT /v1/parameters": {A},
+    "GET /v1/packs": {A, D},
+    "POST /v1/packs": {A},
+    "DELETE /v1/packs/{pack_name}": {A},
     "GET /v1/residents/{resident}/series": {A, D, R},
     "POST /v1/measurements/{measurement}/attribution": {A, D},
     "POST /v1/devices/{device}/wearers": {A},
@@ -133,7 +138,7 @@ async def test_every_route_has_a_verdict_for_every_role(http: Http) -> None:
         method, path = cell.split(" ")
         if path.endswith("/events"):
             continue  # an endless stream; its door is the same dependency, tried below
-        for name in ("checkin", "number", "gateway", "device", "account", "resident", "measurement", "action", "command"):
+        for name in ("checkin", "number", "gateway", "device", "account", "resident", "measurement", "action", "command", "pack_name"):
             path = path.replace("{" + name + "}", "0" if name in ("number", "measurement") else "nothing")
         for role in ROLES:
             answer = await http.ask(role, method, path, None if method == "GET" else {})
@@ -433,3 +438,34 @@ def test_nothing_of_a_person_is_in_the_metrics() -> None:
     text = generate_latest().decode()
     assert not any(person[0] in text for person in town.PEOPLE)
     assert json.dumps(text).find("cuff-") == -1
+
+
+async def test_a_pack_is_refused_with_its_lines_or_put_in_force_and_listed(http: Http) -> None:
+    from rules import pack
+    from tests.rules.test_in_force import stricter
+
+    refused = await http.ask(A, "POST", "/v1/packs", {"text": stricter().replace("within: 15m", "within: soon")})
+    assert refused.status_code == 422
+    assert refused.json()["reason"] == "bad_pack"
+    assert "line " in refused.json()["detail"]
+    assert (await http.ask(A, "POST", "/v1/packs", {"text": stricter(signed=False)})).json()["reason"] == "not_signed_off"
+    accepted = await http.ask(A, "POST", "/v1/packs", {"text": stricter()})
+    assert accepted.status_code == 202
+    await http.clinic.idle()
+    told = (await http.ask(D, "GET", "/v1/packs")).json()
+    mine = next(one for one in told["in_force"] if one["pack"] == "cn.nbphs3.htn")
+    assert (mine["version"], mine["shipped"], mine["signed_off"]) == ("1.1.0", False, True)
+    assert mine["parameters"][0] | {"value": 0} == {
+        "name": "danger_systolic", "value": 0, "unit": "mm[Hg]", "low": 150, "high": 180, "levels": ["centre", "resident"],
+    }  # fmt: skip
+    assert [one["version"] for one in told["history"]] == ["1.1.0"]
+    resident = await http.clinic.resident()
+    body = {"pack": "cn.nbphs3.htn", "name": "danger_systolic", "value": 155}
+    assert (await http.ask(D, "PUT", f"/v1/residents/{resident}/parameters", body)).status_code == 202
+    assert (await http.ask(D, "PUT", "/v1/residents/r-nobody/parameters", body)).status_code == 404
+    await http.clinic.send(message(measurement(156, 80)))
+    assert await http.clinic.value("select count(*) from alert where family = 'bp_danger'") == 1
+    assert (await http.ask(A, "DELETE", "/v1/packs/cn.nbphs3.htn")).status_code == 202
+    await http.clinic.idle()
+    told = (await http.ask(D, "GET", "/v1/packs")).json()
+    assert {one["digest"] for one in told["in_force"]} == {pack.load_named(name).digest for name in pack.shipped()}

@@ -29,7 +29,9 @@ async def test_a_danger_value_that_was_the_spouses_is_retracted_here_and_pending
     assert await alerts_of(clinic, theirs) == [("pending", "opened")]
     log = await clinic.rows("select from_subject, to_subject, why, account from attribution_log")
     assert log == [{"from_subject": mine, "to_subject": theirs, "why": "the spouse used the cuff", "account": "tester"}]
-    assert await clinic.value("select count(*) from rule_timer where subject = %s and rule <> '@daily'", mine) == 0, "nobody waits for a repeat any more"
+    assert await clinic.value("select count(*) from rule_timer where subject = %s and rule <> '@daily'", mine) == 0, (
+        "nobody waits for a repeat any more"
+    )
     assert await clinic.submit("reattribute", body, mine) == "refused:already_theirs"
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import burden, town
@@ -17,6 +18,7 @@ from rules import pack, past, replay
 from tests.ingest.helpers import Clinic, measurement, message
 from tests.rules.test_alerts import expire
 from vitals.floor import database
+from yizhan import town as settled
 
 PACKS = [pack.load_named(name) for name in pack.shipped()]
 
@@ -117,3 +119,57 @@ def test_a_hundred_thousand_random_readings_raise_the_same_both_ways_and_in_batc
     assert still <= {"htn.control", "dm.control", "silence.pressure", "silence.glucose", "silence.weight"}, (
         "a rule that never moved proves nothing; two bad visits without a good one between do not come at random, and no time passes here"
     )
+
+
+def stream(random: np.random.Generator, count: int) -> list[dict[str, Any]]:
+    """Four weeks of one person, dangerous more often than not, in order of time; sessions of up to three readings."""
+    found: list[dict[str, Any]] = []
+    ago = 28 * 24 * 60.0  # minutes
+    while len(found) < count:
+        ago -= float(random.choice([1.5, 4, 70, 400]))
+        kind = random.choice(["blood_pressure", "blood_pressure", "glucose", "weight", "pulse_oximetry", "temperature"])
+        values: dict[str, float] = {
+            "blood_pressure": {"systolic": float(random.integers(128, 190)), "diastolic": float(random.integers(75, 112)), "pulse": 72.0},
+            "glucose": {"glucose": float(random.choice([3.2, 2.8, 6.0, 7.4, 18.0]))}, "weight": {"weight": float(random.integers(700, 740)) / 10},
+            "pulse_oximetry": {"spo2": float(random.choice([86, 93, 97]))}, "temperature": {"temperature": float(random.choice([36.5, 39.4]))},
+        }[str(kind)]  # fmt: skip
+        flags = [flag for flag, share in (("irregular_pulse", 0.3), ("fasting", 0.5), ("body_movement", 0.1)) if random.random() < share]
+        setting = str(random.choice(["home", "clinic"]))
+        found.append({"kind": str(kind), "values": values, "flags": flags, "setting": setting, "ago": timedelta(minutes=max(0.0, ago))})
+    return found
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_state_read_anew_in_every_transaction_and_after_a_restart_is_as_if_it_had_never_been_put_away(
+    clinic: Clinic, seed: int
+) -> None:
+    given = stream(np.random.default_rng(seed), 120)
+    base = datetime.now(UTC)
+    logs = []
+    for person, (_, _, _, cuff) in enumerate(settled.PEOPLE):
+        resident = await clinic.resident(cuff)
+        known = {"birth_date": "1950-01-01", "sex": "male", "hypertension": True, "diabetes": True, "heart_failure": True}
+        await clinic.submit("facts", {"facts": known | {"chronic_lung_disease": False}}, resident)
+        sent = [
+            message(measurement(
+                device=cuff, kind=one["kind"], values=one["values"], flags=one["flags"], setting=one["setting"], time_quality="estimated",
+                measured_at=(base - one["ago"]).isoformat(), raw="",
+            ))
+            for one in given
+        ]  # fmt: skip
+        size = (1, 7, len(sent))[person]  # hydrated and put away after each; after seven; all in one
+        for start in range(0, len(sent), size):
+            await clinic.send(*sent[start : start + size])
+            if person == 1 and start == 56:
+                await clinic.worker.close()
+                clinic.worker = (await Clinic(clinic.conninfo).open()).worker  # a process that knows nothing
+        rows = await clinic.rows(
+            "select a.family, l.state, l.severity, l.why, m.measured_at, l.explanation -> 'values' as values from alert_log l"
+            " join alert a using (alert) left join measurement m using (measurement) where a.subject = %s"
+            " order by m.measured_at, a.family, l.alert, l.n", resident,
+        )  # fmt: skip
+        logs.append([tuple(map(str, row.values())) for row in rows])
+    assert len(logs[0]) > 40
+    assert logs[1] == logs[0]
+    assert logs[2] == logs[0]
