@@ -199,22 +199,22 @@ def bytewax(data: dict[str, Any], batch: int) -> tuple[float, Any]:
 
 def durable_rules(data: dict[str, Any], batch: int) -> tuple[float, Any]:
     """Forward chaining: an event for each value, the state of a rule a fact's count in the session of its resident."""
-    from durable.lang import assert_fact, c, m, post, ruleset, update_state, when_all  # noqa: F401  what its language is made of
+    from durable.lang import m, post, ruleset, when_all
 
     fires = np.zeros((len(data["subject"]), len(RULES)), bool)
+
+    def hit(c: Any) -> None:
+        key = f"n{c.m.number}"
+        c.s[key] = (c.s[key] or 0) + 1
+        if c.s[key] == 2:
+            fires[int(c.m.at), int(c.m.number)] = True
+
+    def miss(c: Any) -> None:
+        c.s[f"n{c.m.number}"] = 0
+
     with ruleset("six"):
-
-        @when_all(m.kind == "hit")
-        def hit(c: Any) -> None:
-            key = f"n{c.m.number}"
-            count = (c.s[key] or 0) + 1
-            c.s[key] = count
-            if count == 2:
-                fires[int(c.m.at), int(c.m.number)] = True
-
-        @when_all(m.kind == "miss")
-        def miss(c: Any) -> None:
-            c.s[f"n{c.m.number}"] = 0
+        when_all(m.kind == "hit")(hit)
+        when_all(m.kind == "miss")(miss)
 
     columns = {metric: data[metric].tolist() for metric, _, _ in RULES}
     subjects = data["subject"].tolist()

@@ -242,6 +242,8 @@ class Worker:
                     candidates.append(await _posted(connection, event))
                 elif event.kind in MOVES:
                     await _move(connection, batch, event)
+                elif event.kind in ("arrived", "taken"):
+                    await _arrived(connection, batch, event)
             except (Refused, BadInput) as error:
                 batch.results[event.intake] = f"refused:{error.reason}"
         return candidates
@@ -338,9 +340,29 @@ async def _move(connection: Connection, batch: Batch, event: Event) -> None:
         raise Refused("already_claimed")
     if event.kind == "reattribute" and not taken:
         raise Refused("already_theirs")
+    arrived: dict[str, list[int]] = {}
     for subject, moved in taken.items():
-        batch.taken.setdefault(subject, set()).update(one.number for one in moved)
-        batch.measurements += moved
+        if batch.mine(subject):
+            batch.taken.setdefault(subject, set()).update(one.number for one in moved)
+        else:  # one writer for each person: theirs looks again
+            await intake.submit(connection, "taken", {"measurements": [one.number for one in moved]}, event.account, subject)
+        for one in moved:
+            if batch.mine(one.subject):
+                batch.measurements.append(one)
+            else:
+                arrived.setdefault(one.subject, []).append(one.number)
+    for subject, numbers in arrived.items():
+        await intake.submit(connection, "arrived", {"measurements": numbers}, event.account, subject)
+
+
+async def _arrived(connection: Connection, batch: Batch, event: Event) -> None:
+    """What another worker moved: measurements that came to this person, or were taken from them. What moved on since is left alone."""
+    numbers = [int(number) for number in event.body["measurements"]]
+    if event.kind == "taken" and event.subject is not None:
+        batch.taken.setdefault(event.subject, set()).update(numbers)
+        return
+    found = [readings.stored_of(row) for row in await readings.by_number(connection, numbers)]
+    batch.measurements += sorted((one for one in found if one.subject == event.subject), key=lambda one: one.number)
 
 
 async def _posted(connection: Connection, event: Event) -> Candidate:

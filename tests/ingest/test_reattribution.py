@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from ingest import intake
+from ingest.batch import Incoming
+from ingest.worker import Worker
 from tests.ingest.helpers import CUFF, Clinic, measurement, message
+from vitals.floor import database
+from vitals.settings import Settings
 from yizhan import town
+from yizhan.compose import steps
 
 OTHER = town.PEOPLE[1][3]
 
@@ -33,6 +39,44 @@ async def test_a_danger_value_that_was_the_spouses_is_retracted_here_and_pending
         "nobody waits for a repeat any more"
     )
     assert await clinic.submit("reattribute", body, mine) == "refused:already_theirs"
+
+
+async def test_who_belongs_to_another_worker_is_looked_at_by_that_one(clinic: Clinic) -> None:
+    mine, theirs = await clinic.resident(CUFF), await clinic.resident(OTHER)
+    await clinic.send(message(measurement(186, 112, record="a")))
+    number = await number_of(clinic, "a")
+
+    async def apply(only: str) -> None:
+        """A transaction of the worker that has only this person."""
+
+        class Partition:
+            def mine(self, subject: str) -> bool:
+                return subject == only
+
+            def committed(self, items: list[Incoming]) -> None:
+                assert items == []
+
+        worker = Worker(clinic.conninfo, steps(Settings()), Partition())  # type: ignore[arg-type]
+        await worker.process([])
+        await worker.close()
+
+    async with await database.connect(clinic.conninfo) as connection:
+        await intake.submit(connection, "reattribute", {"measurement": number, "resident": theirs, "why": "x"}, "tester", mine)
+        await connection.commit()
+    await apply(mine)
+    assert (await alerts_of(clinic, mine), await alerts_of(clinic, theirs)) == ([("cleared", "retracted")], [])
+    waiting = await clinic.rows("select kind, subject, body from intake where applied_at is null")
+    assert waiting == [{"kind": "arrived", "subject": theirs, "body": {"measurements": [number]}}]
+    await apply(theirs)
+    assert await alerts_of(clinic, theirs) == [("pending", "opened")]
+    await clinic.submit("reattribute", {"measurement": number, "resident": mine, "why": "y"}, theirs)
+    async with await database.connect(clinic.conninfo) as connection:
+        await intake.submit(connection, "reattribute", {"measurement": number, "resident": theirs, "why": "z"}, "tester", mine)
+        await connection.commit()
+    await apply(theirs)  # the worker of the new owner got the row: the former owner's is told
+    assert (await clinic.rows("select kind, subject from intake where applied_at is null")) == [{"kind": "taken", "subject": mine}]
+    await apply(mine)
+    assert (await alerts_of(clinic, mine))[-1] == ("cleared", "retracted")
 
 
 async def test_a_confirmation_that_was_somebody_elses_leaves_a_paged_alert_firing_and_says_so(clinic: Clinic) -> None:
