@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from bench import town
+from rules import replay
 from rules.engine import Move
 from rules.pack import Pack
 from rules.replay import FIRES, ITEMS, Raised, Replay, Row, per_hundred_a_week
@@ -43,9 +44,9 @@ def play(packs: Sequence[Pack], residents: int, days: int, seed: int = 1) -> tup
             _notice(row, open_events.get(row.subject, []), shown)
             yield row
 
-    replay = Replay(packs, [one.facts() for one in people])
-    raised = replay.feed(watched())
-    raised += replay.wait(town.START + timedelta(days=days + 3))
+    played = Replay(packs, [one.facts() for one in people])
+    raised = played.feed(watched())
+    raised += played.wait(town.START + timedelta(days=days + 3))
     return raised, happened, shown, count
 
 
@@ -113,23 +114,7 @@ def _by_family(raised: Sequence[Raised], residents: int, days: int) -> dict[str,
 
 
 def difference(old: Sequence[Pack], new: Sequence[Pack], residents: int, days: int, seed: int = 1) -> dict[str, Any]:
-    """Items that the new packs gain and lose against the old ones, by severity and by doctor, for 100 residents and week."""
-    before, after = (_items(play(packs, residents, days, seed)[0]) for packs in (old, new))
-    span = timedelta(days=days)
-    gained, lost = sorted(after - before), sorted(before - after)
-    doctors = sorted({one.subject // DOCTORS for one in [*gained, *lost]})
-    return {
-        "residents": residents, "days": days, "unchanged": len(before & after),
-        "gained": per_hundred_a_week(gained, residents, span), "lost": per_hundred_a_week(lost, residents, span),
-        "by_doctor": {
-            f"doctor-{doctor}": {
-                "gained": per_hundred_a_week([o for o in gained if o.subject // DOCTORS == doctor], min(DOCTORS, residents), span),
-                "lost": per_hundred_a_week([o for o in lost if o.subject // DOCTORS == doctor], min(DOCTORS, residents), span),
-            }
-            for doctor in doctors
-        },
-    }  # fmt: skip
-
-
-def _items(raised: Sequence[Raised]) -> set[Raised]:
-    return {one for one in raised if one.move in ITEMS}
+    """What the new packs gain and lose against the old ones in the synthetic town, whose doctors have 1,500 residents each."""
+    before, after = (play(packs, residents, days, seed)[0] for packs in (old, new))
+    doctors = [f"doctor-{number // DOCTORS}" for number in range(residents)]
+    return replay.difference(before, after, doctors, timedelta(days=days))

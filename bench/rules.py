@@ -124,6 +124,15 @@ class Past:
         marked = self._marked[low:high]
         return np.isin(subjects, self._every[marked])
 
+    def alone(self, compiled: Compiled, start: int, size: int) -> NDArray[np.bool_]:
+        """Readings without an earlier one of the same resident within the window."""
+        at = np.arange(start, start + size)
+        place = self._place[start : start + size]
+        before = self._order[np.maximum(place - 1, 0)]
+        near = self._source.at[at] - self._source.at[before] <= compiled.look_back // MICROSECOND
+        found: NDArray[np.bool_] = (place == self._begins[self._every[at]]) | ~near
+        return found
+
     def of(self, compiled: Compiled, subject: int, at: int) -> list[Reading]:
         """What a resident measured up to reading `at` within the rule's window."""
         since = self._source.at[at] - compiled.look_back // MICROSECOND
@@ -154,6 +163,8 @@ def looked(
     first = windows.asked(one, cut, source, subjects, busy)
     if one.rule.wakes is not None:
         first &= busy | np.isin(subjects, subjects[cut[f"flags.{one.rule.wakes}"] == 1]) | past.flagged(one, subjects, start)
+    if one.rule.columns.keys() & METRICS.keys():
+        first &= ~past.alone(one, start, len(subjects))  # the mean of a session of one reading is that reading
     fill(first)
     fill(windows.followers(one, cut | found, source, subjects, first))
     return found

@@ -79,6 +79,12 @@ async def listing(connection: Connection, team: str | None, limit: int) -> list[
     return await cursor.fetchall()
 
 
+async def doctors(connection: Connection) -> dict[str, str]:
+    """resident → who they are signed with today."""
+    cursor = await connection.execute("select resident, doctor from contract where during @> current_date and doctor is not null")
+    return {row["resident"]: row["doctor"] for row in await cursor.fetchall()}
+
+
 async def route(connection: Connection, resident: str | None, site: str | None) -> Route:
     """The signed team; unsigned, expired or unclaimed: the duty team of the site; failing that, the centre's own."""
     if resident is not None:

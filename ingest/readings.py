@@ -312,6 +312,18 @@ async def by_day(
     return await cursor.fetchall()
 
 
+async def latest_of(connection: Connection, subjects: Sequence[str], metrics: Sequence[str]) -> dict[str, datetime]:
+    """subject → when it was last measured for any of these metrics, within the last two years."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute(
+        "select s.subject, l.measured_at from unnest(%s::text[]) as s(subject), lateral (select m.measured_at from measurement m"
+        "  where m.subject = s.subject and m.measured_at >= now() - interval '2 years' and m.metrics && %s::smallint[]"
+        "  order by m.measured_at desc limit 1) l",
+        (list(subjects), [METRICS[code].number for code in metrics]),
+    )
+    return dict(await cursor.fetchall())
+
+
 async def flagged(connection: Connection, flag: str, since: datetime) -> set[str]:
     """Subjects with a measurement since then that carries a flag."""
     cursor = connection.cursor(row_factory=scalar_row)

@@ -81,7 +81,7 @@ EVENT = np.dtype(
         ("urgent", "?"),
         ("late", "?"),
         ("inhibited", "?"),
-        ("at", "i8"),  # measured_at; stored_at for what is not a measurement
+        ("at", "i8"),  # measured_at; of a timer of an absence rule that of the latest measurement; else stored_at
         ("now", "i8"),  # stored_at, the database's clock
         ("every", "i8"),  # µs within which this person is to measure; 0: nothing is expected
     ]
@@ -165,8 +165,9 @@ def _awake(timing: Timing, state: Array, subject: NDArray[np.int64], events: Arr
     able = np.flatnonzero((events["kind"] != _MEASUREMENT) | (events["hit"] != 0))
     e, who = events[able], subject[able]
     if timing.misses:
-        # a measurement that is not what was expected says nothing, even of a plan that is gone
-        live = ((e["every"] > 0) | (state["last"][who] != 0)) & ((e["kind"] != _MEASUREMENT) | (e["hit"] == 1))
+        # who measured is asked when a timer falls due; a measurement only ends a silence
+        plan = (e["kind"] != _MEASUREMENT) & ((e["every"] > 0) | (state["last"][who] != 0))
+        live = plan | ((e["kind"] == _MEASUREMENT) & (e["hit"] == 1) & busy(state, who))
     else:
         live = ((e["kind"] == _MEASUREMENT) & (e["hit"] == 1)) | (e["kind"] == _URGENT) | busy(state, who)
     if not live.any():
@@ -271,26 +272,31 @@ def _consecutive(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
 
 
 def _absent(timing: Timing, s: Array, e: Array) -> NDArray[np.uint8]:
-    """One event each for different subjects of an absence rule: silence counts from the last measurement, or from the plan."""
+    """One event each for different subjects of an absence rule: silence counts from the last measurement, or from the plan.
+
+    While all is well nothing is written: a timer that falls due brings the time of the last measurement with it (`at`).
+    """
     assert timing.misses is not None
     misses, worse = timing.misses
-    every = e["every"]
+    every, now = e["every"], e["now"]
     planned, firing = every > 0, s["phase"] == _FIRING
-    seen = planned & (e["kind"] == _MEASUREMENT) & (e["hit"] == 1) & (e["at"] > s["last"])
-    due = planned & (e["kind"] == _TICK) & (s["deadline"] > 0) & (e["now"] >= s["deadline"])
-    silent, worsened = due & ~e["inhibited"] & ~firing, due & ~e["inhibited"] & firing & ~s["urgent"]
-    withdrawn = ~planned & ((e["kind"] != _MEASUREMENT) | (e["hit"] == 1))
+    measured = planned & firing & (e["kind"] == _MEASUREMENT) & (e["hit"] == 1) & (e["at"] > s["last"])
+    due = planned & (e["kind"] == _TICK) & (s["deadline"] > 0) & (now >= s["deadline"])
+    withdrawn = ~planned & ((e["kind"] != _MEASUREMENT) | ((e["hit"] == 1) & firing))
     ended = (e["kind"] == _END) & firing
-    cleared = firing & (withdrawn | (seen & (e["at"] + misses * every > e["now"])))
     begins = planned & (((e["kind"] == _PLAN) & (s["last"] == 0)) | ended)
+    s["last"] = np.select([measured | (due & (e["at"] > s["last"])), begins], [e["at"], now], s["last"])
+    quiet_until = s["last"] + np.where(firing, worse, misses) * every
+    lapsed = due & (quiet_until <= now)
+    silent, worsened = lapsed & ~e["inhibited"] & ~firing, lapsed & ~e["inhibited"] & firing & ~s["urgent"]
+    cleared = firing & (withdrawn | (measured & (e["at"] + misses * every > now)))
     moves = np.select([silent, worsened, cleared, ended], _ABSENCE_MOVES, 0).astype(np.uint8)
-    s["last"] = np.select([seen, begins], [e["at"], e["now"]], s["last"])
-    s["first"] = np.where(silent, e["now"], s["first"])
+    s["first"] = np.where(silent, now, s["first"])
     s["phase"] = np.select([silent, cleared | ended], [_FIRING, _NORMAL], s["phase"])
     s["urgent"] = (s["urgent"] | worsened) & ~cleared & ~ended
     counted = s["last"] + np.where(s["phase"] == _FIRING, worse, misses) * every
-    anew = seen | begins | silent | (planned & (e["kind"] == _PLAN))
-    waits = np.where(due & e["inhibited"], e["now"] + every, np.where(anew, counted, s["deadline"]))
-    s["deadline"] = np.where(worsened | s["urgent"], 0, waits)
+    anew = measured | begins | due | (planned & (e["kind"] == _PLAN))
+    waits = np.where(lapsed & e["inhibited"], now + every, np.where(anew, counted, s["deadline"]))
+    s["deadline"] = np.where(s["urgent"], 0, waits)
     s[withdrawn] = np.zeros(1, STATE)[0]
     return moves

@@ -236,7 +236,7 @@ def quiet(compiled: Compiled, columns: dict[str, NDArray[np.float64]], state: Ar
     cut = Cut(columns, rows)
     hit = hits(compiled, cut)
     if compiled.rule.absence is not None:
-        return not ((hit == 1) & (expected(compiled, cut) > 0)).any()
+        return not (hit == 1).any() or not busy(state, subject[rows]).any()
     if (hit == 1).any() or (compiled.needs and (hit == 0).any()):
         return False
     return not busy(state, subject[rows]).any()

@@ -63,10 +63,13 @@ def replay(
     timeline = [(int(events["now"][n]), 2, n) for n in range(len(events))]
     kinds = (Kind.END, Kind.URGENT, Kind.MEASUREMENT, Kind.PLAN)
     timeline += [(at, 0, -1) for at in past.ended] + [(at, 1, -1) for at in past.urgent] + [(at, 3, -1) for at in past.planned]
+    last = 0  # when what is expected was measured last
     for at, order, number in sorted(timeline):
-        _tick(timing, state, at, every)
+        _tick(timing, state, at, every, last)
         if number >= 0:
             one = events[number : number + 1].copy()
+            if one["hit"][0] == 1:
+                last = max(last, int(one["at"][0]))
             if inhibited is not None:
                 one["inhibited"] = inhibited[number]
         else:
@@ -74,16 +77,19 @@ def replay(
         _, after = run(timing, state, np.zeros(1, np.int64), one)
         if number >= 0:
             phases[number] = after[0]
-    _tick(timing, state, now, every)
+    _tick(timing, state, now, every, last)
     return state, phases
 
 
-def _tick(timing: Timing, state: Array, until: int, every: int) -> None:
-    for _ in range(3):  # a deadline may set another one
+def _tick(timing: Timing, state: Array, until: int, every: int, last: int) -> None:
+    for _ in range(100):  # a deadline may set another one
         due = int(state["deadline"][0])
         if not 0 < due <= until:
             return
-        run(timing, state, np.zeros(1, np.int64), _event(Kind.TICK, due, every))
+        tick = _event(Kind.TICK, due, every)
+        if timing.misses:
+            tick["at"] = last
+        run(timing, state, np.zeros(1, np.int64), tick)
 
 
 def _event(kind: Kind, at: int, every: int) -> Array:

@@ -293,34 +293,35 @@ def _visit(timing: Timing, state: State, hit: bool, at: int, *, inhibited: bool)
 def _absent(misses: tuple[int, int], state: State, event: Event) -> tuple[State, Move]:
     fires, worsens = misses
     firing = state.phase == Phase.FIRING
-    if event.kind == Kind.MEASUREMENT and event.hit is not True:
-        return state, Move.NONE
+    if event.kind == Kind.MEASUREMENT and not (event.hit is True and firing):
+        return state, Move.NONE  # who measured is asked when a timer falls due; a measurement only ends a silence
     if event.every <= 0:
         return State(), Move.CLEARED if firing else Move.NONE
 
     def expecting(last: int) -> State:
         return State(last=last, first=state.first, deadline=last + fires * event.every)
 
+    def silent_since(last: int) -> State:
+        return replace(state, last=last, deadline=0 if state.urgent else last + worsens * event.every)
+
     match event.kind:
-        case Kind.MEASUREMENT if event.hit is True and event.at > state.last:
-            if not firing:
-                return expecting(event.at), Move.NONE
+        case Kind.MEASUREMENT if event.at > state.last:
             if event.at + fires * event.every > event.now:
                 return expecting(event.at), Move.CLEARED
-            deadline = 0 if state.urgent else event.at + worsens * event.every
-            return replace(state, last=event.at, deadline=deadline), Move.NONE
+            return silent_since(event.at), Move.NONE
         case Kind.PLAN:
             last = state.last or event.now
-            if not firing:
-                return expecting(last), Move.NONE
-            return replace(state, last=last, deadline=0 if state.urgent else last + worsens * event.every), Move.NONE
+            return (silent_since(last) if firing else expecting(last)), Move.NONE
         case Kind.END if firing:
             return expecting(event.now), Move.CLOSED
         case Kind.TICK if state.deadline and event.now >= state.deadline:
+            last = max(state.last, event.at)
+            if last + (worsens if firing else fires) * event.every > event.now:
+                return (silent_since(last) if firing else replace(expecting(last), urgent=state.urgent)), Move.NONE
             if event.inhibited:
-                return replace(state, deadline=event.now + event.every), Move.NONE
+                return replace(state, last=last, deadline=event.now + event.every), Move.NONE
             if not firing:
-                fired = replace(state, phase=Phase.FIRING, first=event.now, deadline=state.last + worsens * event.every)
+                fired = replace(state, phase=Phase.FIRING, last=last, first=event.now, deadline=last + worsens * event.every)
                 return fired, Move.SILENT
-            return replace(state, urgent=True, deadline=0), Move.NONE if state.urgent else Move.WORSENED
+            return replace(state, last=last, urgent=True, deadline=0), Move.NONE if state.urgent else Move.WORSENED
     return state, Move.NONE

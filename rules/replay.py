@@ -66,6 +66,7 @@ class Replay:
         self._today: dict[tuple[str, str], dict[int, list[tuple[datetime, float]]]] = {}  # (metric, setting) → person → values
         self._days: dict[str, dict[int, deque[Day]]] = {compiled.rule.id: {} for compiled in self._rules}
         self._wanted = {(one.rule.daily.of, one.rule.settings[0]) for one in self._rules if one.rule.daily is not None}
+        self._last = {one.rule.id: np.zeros(len(people), np.int64) for one in self._rules if one.rule.absence is not None}
         self._seen = 0
         self._planned = False
 
@@ -100,6 +101,8 @@ class Replay:
             if compiled.rule.absence is not None:
                 about = evaluate.people(self._known, [str(one) for one in subjects], [at] * len(subjects), self._zone)
                 events["every"] = evaluate.expected(compiled, about)
+                if kind is Kind.TICK:
+                    events["at"] = self._last[compiled.rule.id][subjects]
             moves, _ = engine.run(compiled.timing, state, subjects, events)
             found += [self._raised(compiled, int(subjects[n]), micros(at), Move(moves[n]), -1) for n in np.flatnonzero(moves)]
         return found
@@ -127,7 +130,10 @@ class Replay:
             both[1::2] = events
             both["kind"][0::2], both["valid"][0::2] = Kind.TICK, True
             both["at"][0::2] = both["now"][0::2] = source.at
-            both["every"][0::2] = events["every"]
+            if compiled.rule.absence is not None:
+                known = evaluate.people(self._known, [str(row.subject) for row in rows], [row.at for row in rows], self._zone)
+                both["every"][0::2] = evaluate.expected(compiled, known)
+                both["at"][0::2] = self._last_before(compiled, subjects, events)
             moves, after = engine.run(compiled.timing, state, np.repeat(subjects, 2), both)
             phases[compiled.rule.family] = after[1::2]
             for at in np.flatnonzero(moves):
@@ -135,6 +141,15 @@ class Replay:
                 subject, moment = rows[number].subject, int(both["at"][at])
                 found.append(self._raised(compiled, subject, moment, Move(moves[at]), self._seen + number if row else -1))
         return sorted(found, key=lambda one: one.at)
+
+    def _last_before(self, compiled: Compiled, subjects: NDArray[np.int64], events: Array) -> list[int]:
+        """When each row's person was last measured as expected, before that row."""
+        last, before = self._last[compiled.rule.id], []
+        for subject, hit, at in zip(subjects.tolist(), (events["hit"] == 1).tolist(), events["at"].tolist(), strict=True):
+            before.append(int(last[subject]))
+            if hit:
+                last[subject] = at
+        return before
 
     def _note(self, rows: list[Row]) -> None:
         """Keep what the rules about trends will look at when this day is over."""
@@ -239,3 +254,20 @@ def per_hundred_a_week(found: Iterable[Raised], people: int, span: timedelta) ->
             counts[one.severity] = counts.get(one.severity, 0) + 1
     scale = 100 / people / (span / timedelta(weeks=1))
     return {severity: round(counts[severity] * scale, 3) for severity in sorted(counts)}
+
+
+def difference(before: Iterable[Raised], after: Iterable[Raised], doctors: Sequence[str], span: timedelta) -> dict[str, Any]:
+    """Items gained and lost for 100 people and week, by severity, for all and for each doctor. doctors: of each person, by number."""
+    was, now = ({one for one in raised if one.move in ITEMS} for raised in (before, after))
+    gained, lost = sorted(now - was), sorted(was - now)
+    told: dict[str, Any] = {"residents": len(doctors), "days": span.days, "unchanged": len(was & now)}
+    told |= {"gained": per_hundred_a_week(gained, len(doctors), span), "lost": per_hundred_a_week(lost, len(doctors), span)}
+    by_doctor = {}
+    for doctor in sorted({doctors[one.subject] for one in (*gained, *lost)}):
+        theirs = doctors.count(doctor)
+        by_doctor[doctor] = {
+            "residents": theirs,
+            "gained": per_hundred_a_week([one for one in gained if doctors[one.subject] == doctor], theirs, span),
+            "lost": per_hundred_a_week([one for one in lost if doctors[one.subject] == doctor], theirs, span),
+        }
+    return told | {"by_doctor": by_doctor}

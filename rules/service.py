@@ -184,6 +184,7 @@ class Rules:
             else:  # it waits for the end of the day
                 judged, failed = np.zeros(len(rows), EVENT), np.zeros(len(rows), bool)
             events = self._events(compiled, stream, judged, known, offline, now)
+            await self._last_measured(connection, compiled, stream, events)
             made = self._over(compiled, stream, events, known, days, own, now)
             if compiled.rule.inhibited_by in family_phases:
                 events["inhibited"] |= np.isin(family_phases[compiled.rule.inhibited_by], (Phase.PENDING, Phase.FIRING))
@@ -253,6 +254,16 @@ class Rules:
             events["every"][others] = evaluate.expected(compiled, about)
             events["inhibited"][others] = [name in offline for name in names]
         return events
+
+    @staticmethod
+    async def _last_measured(connection: Connection, compiled: Compiled, stream: Stream, events: Array) -> None:
+        """Timers of an absence rule bring along when the person was last measured."""
+        ticks = np.flatnonzero(stream.kinds == Kind.TICK)
+        if compiled.rule.absence is None or not len(ticks):
+            return
+        names = stream.names(ticks)
+        found = await readings.latest_of(connection, sorted(set(names)), sorted(compiled.concerns))
+        events["at"][ticks] = [micros(found[name]) if name in found else 0 for name in names]
 
     async def _offline(self, connection: Connection, stream: Stream) -> set[str]:
         """People of whom a timer is due and whose devices cannot be heard: their silence says nothing of them."""

@@ -180,10 +180,12 @@ def state_after(pack: Pack, rule: Rule, given: list[Mapping[str, Any]], wait: st
         one = np.zeros(1, EVENT) if event is None else event
         one["kind"], one["at"], one["now"], one["valid"] = kind, *[micros(_EPOCH + at)] * 2, True
         one["late"] = False
+        if compiled.timing.misses and kind is Kind.TICK:
+            one["at"] = seen
         one["every"] = one["every"] if event is not None else every
         engine.run(compiled.timing, state, np.zeros(1, np.int64), one)
 
-    plan = 0
+    plan, seen = 0, 0
     for number, row in enumerate(rows):
         columns = {name: np.array([_number(row.get(name))]) for name in (*METRICS, *FACTS)}
         columns |= {f"flags.{flag}": np.array([float(flag in row.get("flags", ()))]) for flag in FLAGS}
@@ -194,7 +196,9 @@ def state_after(pack: Pack, rule: Rule, given: list[Mapping[str, Any]], wait: st
         setting = SETTINGS.index(row.get("setting", rule.settings[0]))
         source = evaluate.one_source(compiled, _EPOCH + row["at"])._replace(setting=np.array([setting], np.uint8))
         over = row["at"] + (timedelta(days=1) if rule.daily is not None else timedelta())  # a day is looked at once it is over
-        play(Kind.MEASUREMENT, over, evaluate.outcomes(compiled, source, columns, _EPOCH + row["at"]))
+        event = evaluate.outcomes(compiled, source, columns, _EPOCH + row["at"])
+        seen = micros(_EPOCH + over) if event["hit"][0] == 1 else seen
+        play(Kind.MEASUREMENT, over, event)
     now = max(row["at"] for row in rows)
     for one in [wait] if isinstance(wait, str) else wait or ():
         now += duration(one)

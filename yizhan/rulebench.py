@@ -31,7 +31,8 @@ def add_commands(command: argparse.ArgumentParser) -> None:
         add(name, words).add_argument("files", nargs="*", type=Path, help="pack files; the shipped packs if none is given")
     cases = add("cases", "evaluate a file of clinical cases, both ways")
     cases.add_argument("file", type=Path)
-    diff = add("diff", "what a new version of packs would raise more and less in the synthetic town, by severity and doctor")
+    diff = add("diff", "what a new version of packs would raise more and less, by severity and doctor, in a synthetic town")
+    diff.add_argument("--stored", action="store_true", help="about what the database holds of so many days, instead of the synthetic town")
     diff.add_argument("old", type=Path, help="a pack file, or a folder of them")
     diff.add_argument("new", type=Path)
     replay = add("replay", "play what the database holds through packs; does it give the alerts that are on record?")
@@ -65,6 +66,8 @@ def run(chosen: argparse.Namespace) -> int:
                 from bench import burden
 
                 old, new = (list(packs(_files(path)).values()) for path in (chosen.old, chosen.new))
+                if chosen.stored:
+                    return _tell(asyncio.run(_stored_difference(old, new, chosen.days)), chosen.json)
                 return _tell(burden.difference(old, new, chosen.residents, chosen.days, chosen.seed), chosen.json)
             case "shadow":
                 return _tell(asyncio.run(_shadow(chosen.days)), chosen.json)
@@ -94,6 +97,22 @@ async def _replay(given: list[Pack], days: int) -> dict[str, Any]:
     settings = load()
     async with await database.connect(settings.database()) as connection:
         return await past.compare(connection, given, datetime.now(UTC) - timedelta(days=days), settings.zone)
+
+
+async def _stored_difference(old: list[Pack], new: list[Pack], days: int) -> dict[str, Any]:
+    """What the database holds of so many days through both versions, by the doctors with whom people are signed."""
+    from care import residents
+    from rules import past, replay
+    from vitals.floor import database
+    from vitals.settings import load
+
+    settings = load()
+    async with await database.connect(settings.database()) as connection:
+        record = await past.record(connection, datetime.now(UTC) - timedelta(days=days))
+        signed = await residents.doctors(connection)
+    before, after = (past.play(one, record, settings.zone) for one in (old, new))
+    doctors = [signed.get(subject, "nobody") for subject in record.subjects]
+    return replay.difference(before, after, doctors, timedelta(days=days)) | {"measurements": len(record.rows)}
 
 
 async def _shadow(days: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -119,6 +120,28 @@ def test_a_hundred_thousand_random_readings_raise_the_same_both_ways_and_in_batc
     assert still <= {"htn.control", "dm.control", "silence.pressure", "silence.glucose", "silence.weight"}, (
         "a rule that never moved proves nothing; two bad visits without a good one between do not come at random, and no time passes here"
     )
+
+
+@pytest.mark.services
+async def test_a_new_version_is_tried_on_what_the_database_holds_doctor_by_doctor(clinic: Clinic, tmp_path: Path) -> None:
+    from tests.rules.test_in_force import stricter
+
+    times = [timedelta(days=days) for days in (20, 15, 10, 5)]
+    await clinic.send(*(message(measurement(177, 85, ago=ago, time_quality="estimated")) for ago in times))
+    await clinic.send(*(message(measurement(177, 85, ago=ago, time_quality="estimated", device="cuff-home-2")) for ago in times[:1]))
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(pack.text_of("cn.nbphs3.htn"), encoding="utf-8")
+    new.write_text(stricter(), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "yizhan", "rules", "diff", str(old), str(new), "--stored", "--days", "30", "--json"],
+        capture_output=True, text=True, check=False, env={**os.environ, "YIZHAN_DATABASE_URL": clinic.conninfo},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["residents"], told["measurements"], told["lost"]) == (2, 5, {})
+    per_item = 100 / 2 / (30 / 7)
+    assert told["gained"] == {"P2": pytest.approx(2 * per_item, abs=0.01)}, "one episode each; later values join it"
+    assert list(told["by_doctor"]) == [settled.DOCTOR]
 
 
 def stream(random: np.random.Generator, count: int) -> list[dict[str, Any]]:

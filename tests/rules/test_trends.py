@@ -24,12 +24,13 @@ DAY = timedelta(days=1)
 services = pytest.mark.services
 
 
-async def due(clinic: Clinic, rule: str) -> None:
-    """That rule's deadline is a second ago."""
+async def due(clinic: Clinic, rule: str, days: int) -> None:
+    """So many days pass, and that rule's deadline is a second ago."""
     await clinic.run("update rule_timer set due_at = now() - interval '1 second' where rule = %s", rule)
     await clinic.run(
-        "update rule_state set deadline = (extract(epoch from now()) * 1000000)::bigint - 1000000 where rule = %s and deadline > 0", rule
-    )
+        "update rule_state set deadline = (extract(epoch from now()) * 1000000)::bigint - 1000000, last = last - %s * 86400000000"
+        " where rule = %s and deadline > 0", days, rule,
+    )  # fmt: skip
     await clinic.idle()
 
 
@@ -40,9 +41,11 @@ async def test_who_does_not_measure_as_planned_is_noticed_by_the_clock_alone(cli
     await clinic.submit("facts", {"facts": {"pressure_every_days": 7}}, resident)
     wait = await clinic.value("select due_at - now() from rule_timer where rule = 'silence.pressure'")
     assert timedelta(days=13.9) < wait <= timedelta(days=14)
-    await due(clinic, "silence.pressure")
+    await due(clinic, "silence.pressure", 13)
+    assert await family(clinic, "silence") == [], "one day is left"
+    await due(clinic, "silence.pressure", 2)
     assert await family(clinic, "silence") == [("firing", "silent", "P4")]
-    await due(clinic, "silence.pressure")
+    await due(clinic, "silence.pressure", 7)
     assert (await family(clinic, "silence"))[-1] == ("firing", "worsened", "P3"), "the third miss is for the doctor"
     await clinic.send(message(measurement(130, 80)))
     assert (await family(clinic, "silence"))[-1][0] == "cleared"
@@ -53,15 +56,27 @@ async def test_who_does_not_measure_as_planned_is_noticed_by_the_clock_alone(cli
 @services
 async def test_a_gateway_that_cannot_be_heard_is_no_silent_person(clinic: Clinic) -> None:
     await clinic.submit("facts", {"facts": {"pressure_every_days": 7}}, await clinic.resident())
-    await clinic.send(message(measurement(130, 80)))
+    await clinic.send(message(measurement(130, 80, ago=timedelta(days=20), time_quality="estimated")))
     status = f"yz/1/{town.SITE}/{town.GATEWAY}/up/status"
     await clinic.send(b'{"state": "offline"}', b"what is this", topic=status)
-    await due(clinic, "silence.pressure")
+    await due(clinic, "silence.pressure", 15)
     assert await family(clinic, "silence") == []
     assert await clinic.value("select count(*) from rule_timer where rule = 'silence.pressure'") == 1, "it is looked at again"
     await clinic.send(b'{"state": "online"}', topic=status)
-    await due(clinic, "silence.pressure")
+    await due(clinic, "silence.pressure", 0)
     assert await family(clinic, "silence") == [("firing", "silent", "P4")]
+
+
+@services
+async def test_who_measures_as_planned_costs_no_state_until_the_timer_asks(clinic: Clinic) -> None:
+    await clinic.submit("facts", {"facts": {"pressure_every_days": 7}}, await clinic.resident())
+    before = await clinic.rows("select * from rule_state where rule = 'silence.pressure'")
+    await clinic.send(message(measurement(130, 80, ago=timedelta(days=2), time_quality="estimated")))
+    assert await clinic.rows("select * from rule_state where rule = 'silence.pressure'") == before
+    await due(clinic, "silence.pressure", 15)
+    assert await family(clinic, "silence") == [], "measured two days ago"
+    wait = await clinic.value("select due_at - now() from rule_timer where rule = 'silence.pressure'")
+    assert timedelta(days=11.9) < wait <= timedelta(days=12)
 
 
 async def nights(clinic: Clinic, rates: list[float]) -> None:
