@@ -45,11 +45,11 @@ TRUTH = {1: True, 0: None, -1: False}
 
 
 def readings(
-    count: int, residents: int, seed: int, apart: int = 1000
+    count: int, residents: int, seed: int, apart: int = 1000, rare: float = 0.001
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]], Source]:  # fmt: skip
     """Subjects, columns and sources: half pressures, then glucose, oxygen and temperature; two in a thousand dangerous.
 
-    apart: µs from one reading to the next.
+    apart: µs from one reading to the next. rare: share of pressures with an irregular pulse, and of oximeters with a breath counted beside.
     """
     random = np.random.default_rng(seed)
     subjects = random.integers(0, residents, count)
@@ -59,20 +59,23 @@ def readings(
     for low, high, values in (
         (0.0, 0.5, {"systolic": (125, 14, 186), "diastolic": (78, 9, 112), "pulse": (72, 8, 140)}),
         (0.5, 0.7, {"glucose": (6.2, 1.2, 17.5)}),
-        (0.7, 0.899, {"spo2": (97, 0.8, 86)}), (0.899, 0.9, {"spo2": (97, 0.8, 86), "respiratory_rate": (17, 3, 28)}),
+        (0.7, 0.9, {"spo2": (97, 0.8, 86)}),
         (0.9, 0.97, {"temperature": (36.6, 0.3, 39.5)}), (0.97, 0.98, {"weight": (70, 1, 74)}), (0.98, 1.0, {"ketone": (0.4, 0.2, 3.4)}),
     ):  # fmt: skip
         mine = (kind >= low) & (kind < high)
         for code, (mean, deviation, high_value) in values.items():
             columns[code][mine] = np.round(random.normal(mean, deviation, mine.sum()), 1)
             columns[code][mine & danger] = high_value
+    counted = ~np.isnan(columns["spo2"]) & (random.random(count) < rare)
+    columns["respiratory_rate"][counted] = np.where(random.random(counted.sum()) < 0.3, 28, 16)
+    columns["spo2"][counted] = np.where(random.random(counted.sum()) < 0.3, 92, 97)
     known = np.random.default_rng(7).random((len(FACTS), RESIDENTS))
     for number, name in enumerate(FACTS):
         values_of = np.floor(35 + 50 * known[number]) if name == "age_years" else (known[number] < 0.1).astype(float)
         columns[name] = values_of[subjects] if name not in ("pregnant", "lactating") else np.zeros(count)
     at = micros(NOW) + np.arange(count, dtype=np.int64) * apart
     columns |= {name: np.zeros(count) for name in FLAG_COLUMNS} | {"flags.fasting": (random.random(count) < 0.5).astype(float)}
-    columns["flags.irregular_pulse"] = (~np.isnan(columns["systolic"]) & (random.random(count) < 0.001)).astype(float)
+    columns["flags.irregular_pulse"] = (~np.isnan(columns["systolic"]) & (random.random(count) < rare)).astype(float)
     return subjects, columns, Source(at, np.ones(count, bool), np.ones(count, bool), np.zeros(count, np.uint8), np.ones(count, bool))
 
 
