@@ -57,12 +57,11 @@ async def write(connection: Connection, subjects: Sequence[str], metrics: Iterab
         "delete from daily_value where subject = any(%s) and metric = any(%s) and day >= %s and day < %s",
         (list(subjects), wanted, since, until),
     )
-    for row in await readings.by_day(connection, subjects, wanted, begin, end, zone.key):
-        await connection.execute(
-            "insert into daily_value (subject, metric, setting, day, n, mean, median, low, night_median)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            row,
-        )
+    await connection.cursor().executemany(
+        "insert into daily_value (subject, metric, setting, day, n, mean, median, low, night_median)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        await readings.by_day(connection, subjects, wanted, begin, end, zone.key),
+    )
 
 
 async def read(connection: Connection, subjects: Sequence[str], since: date, until: date) -> dict[str, Series]:

@@ -88,7 +88,8 @@ def explain(compiled: Compiled, why: Why, stored: Stored | None, columns: Mappin
 def ask(compiled: Compiled, missing: Sequence[str]) -> dict[str, Any]:
     """What a nurse is asked where a fact that nobody recorded would decide."""
     words = "、".join(_FACT_WORDS.get(name, name) for name in missing)
-    told = {"zh": f"请询问并记录:{words}", "en": f"ask and record: {', '.join(missing)}", "facts": list(missing)}
+    titles = {"title_zh": "需要补充信息", "title_en": "Something is not known"}
+    told = titles | {"zh": f"请询问并记录:{words}", "en": f"ask and record: {', '.join(missing)}", "facts": list(missing)}
     return told | {"pack": compiled.pack.name, "pack_digest": compiled.pack.digest}
 
 
@@ -97,7 +98,8 @@ def not_judged(compiled: Compiled, stored: Stored) -> dict[str, Any]:
     rule = compiled.rule
     values = ", ".join(f"{code} {value}" for code, value in stored.measurement.values.items())
     zh = f"规则“{rule.zh}”无法判断此次测量({values}),请人工查看"
-    told = {"zh": zh, "en": f'"{rule.en}" could not judge this measurement ({values}): look at it yourself', "rule": rule.id}
+    titles = {"title_zh": "规则未能判断,请人工查看", "title_en": "A rule could not judge: look yourself"}
+    told = titles | {"zh": zh, "en": f'"{rule.en}" could not judge this measurement ({values}): look at it yourself', "rule": rule.id}
     return told | {"pack": compiled.pack.name, "pack_digest": compiled.pack.digest}
 
 
