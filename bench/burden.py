@@ -13,9 +13,9 @@ from typing import Any
 
 from bench import town
 from rules import replay
-from rules.engine import Move
 from rules.pack import Pack
 from rules.replay import FIRES, ITEMS, Raised, Replay, Row, per_hundred_a_week
+from rules.state import Move
 from vitals.floor.columns import micros
 
 DOCTOR, NURSE = ("P1", "P2", "P3"), ("P4",)

@@ -27,18 +27,18 @@ from numpy.typing import NDArray
 from bench import rule_peers, town
 from bench.rig import Say, machine, summary
 from rules import engine, evaluate, facts, pack, reference, windows
-from rules.engine import STATE, Array, Kind, Move
 from rules.evaluate import Compiled, Source
 from rules.form import FACTS, FLAG_COLUMNS, FLAGS
 from rules.history import Reading
+from rules.state import STATE, Array, Kind, Move, busy
 from rules.states import moment
 from vitals.floor.columns import micros
 from vitals.metric import METRICS
 
 RESIDENTS = 160_000
 NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)
-# who measures, and µs from one reading to the next: a city at 1,000 a second, or 200 people each once a minute
-SPREADS = (("uniform", RESIDENTS, 1000), ("hot", 200, 300_000))
+# who measures, and µs from one reading to the next: a city of which everybody measures twice a day, or 200 people each once a minute
+SPREADS = (("uniform", RESIDENTS, 270_000), ("hot", 200, 300_000))
 MICROSECOND = timedelta(microseconds=1)
 SHAPES = {"batches_of_10000": 10_000, "batches_of_256": 256}
 TRUTH = {1: True, 0: None, -1: False}
@@ -157,15 +157,15 @@ def looked(
     """The columns of a rule that looks back, for one batch that begins at reading `start`."""
     made = one.rule.columns
     found = {name: cut.get(name, np.full(len(subjects), np.nan)).copy() for name in made}
-    busy = engine.busy(state, subjects)
+    awake = busy(state, subjects)
 
     def fill(which: NDArray[np.bool_]) -> None:
         seen = {number: past.of(one, int(subjects[number]), start + number) for number in np.flatnonzero(which).tolist()}
         windows.fill(one, found, cut, seen)
 
-    first = windows.asked(one, cut, source, subjects, busy)
+    first = windows.asked(one, cut, source, subjects, awake)
     if one.rule.wakes is not None:
-        first &= busy | np.isin(subjects, subjects[cut[f"flags.{one.rule.wakes}"] == 1]) | past.flagged(one, subjects, start)
+        first &= awake | np.isin(subjects, subjects[cut[f"flags.{one.rule.wakes}"] == 1]) | past.flagged(one, subjects, start)
     if one.rule.columns.keys() & METRICS.keys():
         first &= ~past.alone(one, start, len(subjects))  # the mean of a session of one reading is that reading
     fill(first)
@@ -180,17 +180,20 @@ def ours(
     states = {one.rule.id: np.zeros(RESIDENTS, STATE) for one in compiled}
     past = Past(subjects, columns, source, set().union(*(one.looks_at for one in compiled)))
     moves: dict[str, list[NDArray[np.uint8]]] = {one.rule.id: [] for one in compiled}
+    present = [code for code in METRICS if not np.isnan(columns[code]).all()]
     began = time.perf_counter()
     for start in range(0, len(subjects), batch):
         part = slice(start, start + batch)
         cut = {name: column[part] for name, column in columns.items()}
         from_ = Source(source.at[part], source.valid[part], source.synced[part], source.setting[part], source.person[part])
+        reached = evaluate.ranges(cut, present)
         for one in compiled:
             back = looked(one, past, states[one.rule.id], subjects[part], cut, from_, start) if one.rule.columns else {}
-            if evaluate.quiet(one, cut | back, states[one.rule.id], subjects[part]):
+            weighed = evaluate.weigh(one, cut | back, reached, states[one.rule.id], subjects[part])
+            if weighed is None:
                 moves[one.rule.id].append(np.zeros(len(subjects[part]), np.uint8))
                 continue
-            events = evaluate.outcomes(one, from_, cut | back, NOW)
+            events = evaluate.outcomes(one, from_, cut | back, NOW, weighed)
             found, _ = engine.run(one.timing, states[one.rule.id], subjects[part], events)
             moves[one.rule.id].append(found)
     seconds = time.perf_counter() - began

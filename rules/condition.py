@@ -6,12 +6,15 @@ with None for the unknown. The forms of a condition are listed in `rules.pack`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vitals.metric import METRICS
 
 Condition = dict[str, Any]
 Columns = Mapping[str, NDArray[Any]]
@@ -137,6 +140,45 @@ def _compile_class(rows: Sequence[Mapping[str, Any]], wanted: Any, terms: Terms)
         return np.where(possible.any(axis=0), agreed, -1).astype(np.int8)
 
     return predicate
+
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def reachable(condition: Condition, terms: Terms, ranges: Ranges, own: Collection[str] = ()) -> bool:
+    """Whether a condition may hold for some row of which only the least and the greatest value of each metric is known.
+
+    Whatever is no metric may be anything; a metric that nobody measured reaches nothing. `own`: parameters (`$name`) that differ
+    between people. Never says no where a row would hold.
+    """
+    (key, value), *_ = condition.items()
+    match key:
+        case "any":
+            return any(reachable(part, terms, ranges, own) for part in value)
+        case "all":
+            return all(reachable(part, terms, ranges, own) for part in value)
+        case "certain":
+            return reachable(value, terms, ranges, own)
+        case "not" | "measured":
+            return True
+        case "class":
+            rows, label = terms.class_rows(value)
+            return any(row["is"] == label and reachable(row.get("when", {"measured": ""}), terms, ranges, own) for row in rows)
+    if key not in METRICS or not isinstance(value, dict):
+        return True
+    if key not in ranges:
+        return False
+    grid = terms.grids.get(key)
+    for comparator, number in value.items():
+        if comparator in WORDS or number in own:
+            continue
+        reached = ranges[key][comparator in ("ge", "gt")]
+        bound = terms.number(number)
+        if grid is not None and math.isfinite(reached):
+            reached, bound = math.floor(reached / grid + 0.5 + DUST), round(bound / grid, 9)
+        if not _COMPARE[comparator](reached, bound):
+            return False
+    return True
 
 
 def names(condition: Condition, terms: Terms) -> set[str]:

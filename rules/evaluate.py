@@ -6,7 +6,7 @@ A measurement or a rule that cannot be judged (the rule raises) takes nobody els
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from ingest.batch import Stored
 from rules import condition, daily, facts, states, tables
-from rules.engine import EVENT, Array, Move, Phase, Timing, busy
 from rules.features import FEATURES
 from rules.form import FLAG_COLUMNS, FLAGS
 from rules.history import History
 from rules.pack import FACTS, Pack, Rule, duration
+from rules.state import EVENT, Array, Move, Phase, Timing, busy
 from vitals.alert import Severity
 from vitals.floor.columns import micros
 from vitals.measurement import SETTINGS
@@ -205,12 +205,22 @@ def hits(compiled: Compiled, columns: dict[str, NDArray[np.float64]]) -> NDArray
     return hit
 
 
-def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime) -> Array:
-    """Events (n,) of one rule for measurements: hit, clear, urgent, valid, late."""
+class Weighed(NamedTuple):
+    """Rows that concern a rule, and what it says of them: 1, 0 or -1."""
+
+    rows: NDArray[np.int64]
+    hit: NDArray[np.int8]
+
+
+def outcomes(
+    compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime, weighed: Weighed | None = None
+) -> Array:  # fmt: skip
+    """Events (n,) of one rule for measurements: hit, clear, urgent, valid, late. weighed: what `weigh` found, if it was asked."""
     events = np.zeros(len(source.at), EVENT)
-    rows = concerned(compiled, columns)
+    rows = concerned(compiled, columns) if weighed is None else weighed.rows
     cut = Cut(columns, rows)
-    events["hit"][rows] = np.where(compiled.allowed[source.setting[rows]], hits(compiled, cut), 0)
+    hit = hits(compiled, cut) if weighed is None else weighed.hit
+    events["hit"][rows] = np.where(compiled.allowed[source.setting[rows]], hit, 0)
     if compiled.clear is not None:
         events["clear"][rows] = compiled.clear(cut)
     if compiled.urgent is not None:
@@ -225,30 +235,42 @@ def outcomes(compiled: Compiled, source: Source, columns: dict[str, NDArray[np.f
     return events
 
 
-def quiet(compiled: Compiled, columns: dict[str, NDArray[np.float64]], state: Array, subject: NDArray[np.int64]) -> bool:
-    """Whether these measurements can move nothing of a rule: none hits, and nobody is in a state of it. subject (n,): places in state.
+def ranges(columns: dict[str, NDArray[np.float64]], metrics: Iterable[str]) -> condition.Ranges:
+    """The least and the greatest value of each of these metrics that was measured at all."""
+    found = {code: (float(np.fmin.reduce(columns[code])), float(np.fmax.reduce(columns[code]))) for code in metrics}
+    return {code: bounds for code, bounds in found.items() if bounds[0] == bounds[0]}
 
-    Most of what is measured is of this kind, so it is worth the question.
+
+def weigh(
+    compiled: Compiled, columns: dict[str, NDArray[np.float64]], reached: condition.Ranges, state: Array, subject: NDArray[np.int64]
+) -> Weighed | None:  # fmt: skip
+    """What measurements say of a rule, or None if they can move nothing: none hits, and nobody is in a state of it.
+
+    Most of what is measured is of this kind, so it is worth the question; the extremes of a batch often answer it. subject (n,): places
+    in state.
     """
+    if compiled.concerns.isdisjoint(reached):
+        return None
     rows = concerned(compiled, columns)
-    if not len(rows):
-        return True
-    cut = Cut(columns, rows)
-    hit = hits(compiled, cut)
-    if compiled.rule.absence is not None:
-        return not (hit == 1).any() or not busy(state, subject[rows]).any()
-    if (hit == 1).any() or (compiled.needs and (hit == 0).any()):
-        return False
-    return not busy(state, subject[rows]).any()
+    awake = busy(state, subject[rows]).any()
+    if compiled.rule.absence is not None and not awake:
+        return None
+    own = [name for name in columns if name.startswith("$")]
+    if not awake and not compiled.rule.columns and not condition.reachable(compiled.rule.when, compiled.pack.terms, reached, own):
+        return None
+    hit = hits(compiled, Cut(columns, rows))
+    if awake or (hit == 1).any() or (compiled.needs and (hit == 0).any()):
+        return Weighed(rows, hit)
+    return None
 
 
 def judged(
-    compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime
+    compiled: Compiled, source: Source, columns: dict[str, NDArray[np.float64]], now: datetime, weighed: Weighed | None = None
 ) -> tuple[Array, NDArray[np.bool_]]:  # fmt: skip
     """`outcomes`, and for which measurements there are none because the rule raised on them; all others are judged as ever."""
     size = len(source.at)
     try:
-        return outcomes(compiled, source, columns, now), np.zeros(size, bool)
+        return outcomes(compiled, source, columns, now, weighed), np.zeros(size, bool)
     except Exception:
         log.exception("a rule raised", extra={"rule": compiled.rule.id, "measurements": size})
     events, failed = np.zeros(size, EVENT), np.zeros(size, bool)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest import readings
-from rules.engine import EVENT, STATE, Array, Kind, Phase, Timing, run
+from rules.engine import run
+from rules.state import EVENT, STATE, Array, Kind, Phase, Timing
 from rules.states import moment
 from vitals.alert import State
 from vitals.floor.columns import micros

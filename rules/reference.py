@@ -13,7 +13,7 @@ from typing import Any
 
 from rules import tables
 from rules.condition import DUST, Condition, Terms
-from rules.engine import SESSION_GAP, Kind, Move, Phase, Timing
+from rules.state import SESSION_GAP, Kind, Move, Phase, Timing
 from rules.tables import Table
 
 Row = Mapping[str, Any]  # column → number, word, or None where it is unknown
@@ -146,17 +146,17 @@ def evaluate(table: Table, rows: Sequence[Row], terms: Terms) -> list[dict[str, 
 
 @dataclass(frozen=True)
 class State:
-    """One subject's state of one rule; the fields are those of `rules.engine.STATE`."""
+    """One subject's state of one rule; the fields are those of `rules.state.STATE`, in its order."""
 
     phase: int = Phase.NORMAL
+    clears: int = 0
+    count: int = 0
+    weak: bool = False
+    urgent: bool = False
     first: int = 0
     last: int = 0
     deadline: int = 0
-    clears: int = 0
     last_clear: int = 0
-    weak: bool = False
-    count: int = 0
-    urgent: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,24 @@ class Event:
     late: bool = False
     inhibited: bool = False
     every: int = 0
+
+
+_TRUTH = {1: True, 0: None, -1: False}
+
+
+def state_of(row: Any) -> State:
+    """A row of `rules.state.STATE`."""
+    return State(*row.item())
+
+
+def as_row(state: State) -> tuple[Any, ...]:
+    return tuple(state.__dict__.values())
+
+
+def event_of(row: Any) -> Event:
+    """A row of `rules.state.EVENT`."""
+    kind, hit, clear, valid, urgent, late, inhibited, at, now, every = row.item()
+    return Event(kind, at, now, _TRUTH[hit], _TRUTH[clear], valid, urgent, late, inhibited, every)
 
 
 def advance(timing: Timing, state: State, event: Event) -> tuple[State, Move]:
@@ -218,7 +236,7 @@ def _on_hit(timing: Timing, state: State, event: Event, *, urgent: bool) -> tupl
             return replace(fired, weak=False), Move.CONFIRMED
         first = event.at if event.valid and state.weak else state.first  # the first trustworthy value is what a repeat must confirm
         return replace(state, first=first, last=latest, weak=state.weak and weak), Move.APPENDED
-    begun = State(Phase.FIRING, event.at, event.at, 0, 0, state.last_clear, weak, state.count, urgent)
+    begun = State(Phase.FIRING, 0, state.count, weak, urgent, event.at, event.at, 0, state.last_clear)
     if urgent:
         return begun, Move.URGENT
     if event.late:

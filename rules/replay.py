@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from rules import daily, engine, evaluate, facts, windows
 from rules.daily import Day
-from rules.engine import EVENT, STATE, Array, Kind, Move, Phase
 from rules.evaluate import CENSORED, Compiled, Source
 from rules.form import FLAGS
 from rules.history import Reading
 from rules.pack import Pack
+from rules.state import EVENT, STATE, Array, Kind, Move, Phase, busy
 from vitals.floor.columns import micros
 from vitals.measurement import SETTINGS
 
@@ -212,11 +212,11 @@ class Replay:
             return {}
         found = {name: columns.get(name, np.full(len(rows), np.nan)).copy() for name in made}
         subject = np.array([row.subject for row in rows], np.int64)
-        first = windows.asked(compiled, columns, source, subject, engine.busy(state, subject))
+        first = windows.asked(compiled, columns, source, subject, busy(state, subject))
         seen = self._seen_by(compiled, rows, windows.worth(compiled, columns, source.setting))
         if compiled.rule.wakes is not None:
             flagged = [any(compiled.rule.wakes in one.about for one in seen.get(number, ())) for number in range(len(rows))]
-            first &= engine.busy(state, subject) | np.array(flagged, bool)
+            first &= busy(state, subject) | np.array(flagged, bool)
         windows.fill(compiled, found, columns, {number: seen[number] for number in np.flatnonzero(first).tolist()})
         more = windows.followers(compiled, columns | found, source, subject, first)
         windows.fill(compiled, found, columns, {number: seen[number] for number in np.flatnonzero(more).tolist()})

@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from ingest import lives, readings
 from ingest.batch import Batch, Event, Stored
 from rules import alerts, daily, engine, evaluate, facts, in_force, reevaluate, states, windows, wording
-from rules.engine import EVENT, Array, Kind, Move, Phase
-from rules.evaluate import Compiled, Source
+from rules.condition import Ranges
+from rules.evaluate import Compiled, Source, Weighed
 from rules.pack import Pack
+from rules.state import EVENT, Array, Kind, Move, Phase, busy
 from vitals.alert import Change, Severity, State, Why
 from vitals.errors import BadInput
 from vitals.floor import metrics
 from vitals.floor.columns import micros
 from vitals.floor.database import Connection
+from vitals.metric import METRICS
 
 _WHY = {
     Move.OPENED: Why.OPENED, Move.CONFIRMED: Why.CONFIRMED, Move.DEADLINE: Why.DEADLINE, Move.UNVERIFIED: Why.UNVERIFIED,
@@ -165,6 +167,7 @@ class Rules:
         family_phases: dict[str, NDArray[np.uint8]] = {}
         found: list[tuple[int, int, Change]] = []
         measured = {code for row in rows for code in (*row.measurement.values, *row.measurement.codes)}
+        reached = evaluate.ranges(columns, sorted(measured & METRICS.keys()))
         only_measured = bool((stream.kinds == Kind.MEASUREMENT).all())
         for rank, compiled in enumerate(self._rules):
             own = state[compiled.rule.id]
@@ -176,11 +179,14 @@ class Rules:
             plain = columns | evaluate.own_numbers(compiled, [row.resident for row in rows], known)
             looked = await self._windows(connection, compiled, rows, plain, source, stream, own)
             columns_of = plain | looked.columns
-            if only_measured and self._nothing(compiled, columns_of, own, stream.subject):
-                family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
-                continue
+            weighed = None
+            if only_measured:
+                quiet, weighed = self._weigh(compiled, columns_of, reached, own, stream.subject)
+                if quiet:
+                    family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
+                    continue
             if compiled.rule.daily is None:
-                judged, failed = evaluate.judged(compiled, source, columns_of, now)
+                judged, failed = evaluate.judged(compiled, source, columns_of, now, weighed)
             else:  # it waits for the end of the day
                 judged, failed = np.zeros(len(rows), EVENT), np.zeros(len(rows), bool)
             events = self._events(compiled, stream, judged, known, offline, now)
@@ -210,11 +216,15 @@ class Rules:
         await self._schedule_days(connection, batch, now)
 
     @staticmethod
-    def _nothing(compiled: Compiled, columns: windows.Columns, state: Array, subject: NDArray[np.int64]) -> bool:
+    def _weigh(
+        compiled: Compiled, columns: windows.Columns, reached: Ranges, state: Array, subject: NDArray[np.int64]
+    ) -> tuple[bool, Weighed | None]:
+        """Whether measurements alone can move nothing, and else what they say."""
         try:
-            return evaluate.quiet(compiled, columns, state, subject)
+            found = evaluate.weigh(compiled, columns, reached, state, subject)
         except Exception:  # noqa: BLE001  `judged` finds out on whom
-            return False
+            return False, None
+        return found is None, found
 
     @staticmethod
     def _quiet(compiled: Compiled, stream: Stream, state: Array) -> bool:
@@ -223,7 +233,7 @@ class Rules:
             return False
         if compiled.rule.absence is not None or (compiled.by_symptoms and (stream.kinds == Kind.URGENT).any()):
             return False
-        return not engine.busy(state).any()
+        return not busy(state).any()
 
     async def _windows(
         self, connection: Connection, compiled: Compiled, rows: Sequence[Stored], plain: windows.Columns, source: Source,
@@ -233,7 +243,7 @@ class Rules:
         if not compiled.rule.columns or compiled.rule.daily is not None:
             return windows.Looked({}, np.zeros(len(rows), bool), {})
         subject = stream.subject[stream.measured]
-        return await windows.look(connection, compiled, rows, plain, source, subject, engine.busy(state, subject))
+        return await windows.look(connection, compiled, rows, plain, source, subject, busy(state, subject))
 
     def _events(
         self, compiled: Compiled, stream: Stream, judged: Array, known: facts.People, offline: set[str], now: datetime

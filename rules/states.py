@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.engine import STATE, Array
+from rules.state import STATE, Array
 from vitals.floor.columns import EPOCH, times
 from vitals.floor.database import Connection
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from rules import condition, daily, engine, evaluate, history, reference, tables, windows
 from rules.condition import Terms
-from rules.engine import EVENT, STATE, Array, Kind, Phase
 from rules.evaluate import Compiled
 from rules.form import FLAGS
 from rules.pack import FACTS, Pack, Rule, duration
+from rules.state import EVENT, STATE, Array, Kind, Phase
 from rules.tables import Table
 from vitals.floor.columns import micros
 from vitals.measurement import SETTINGS

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules import condition, engine, pack, reference, trial
-from rules.engine import EVENT, SESSION_GAP, STATE, Kind, Timing
+from rules import condition, engine, evaluate, pack, reference, trial
+from rules.state import EVENT, SESSION_GAP, STATE, Kind, Timing
 from vitals.errors import ConfigError
 from vitals.metric import METRICS
 
@@ -112,10 +112,11 @@ TIMINGS = [
 ]
 
 
+@pytest.mark.parametrize("few", [0, 1000], ids=["at_once", "one_by_one"])
 @pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "short", "at_once", "silence", "sessions"])
 @given(events=st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=60))
 @settings(max_examples=400)
-def test_the_state_machine_agrees_with_the_reference(timing: Timing, events: list[tuple[int, reference.Event]]) -> None:
+def test_the_state_machine_agrees_with_the_reference(timing: Timing, few: int, events: list[tuple[int, reference.Event]]) -> None:
     states = [reference.State() for _ in range(4)]
     moves, phases = [], []
     for subject, event in events:
@@ -137,12 +138,33 @@ def test_the_state_machine_agrees_with_the_reference(timing: Timing, events: lis
             event.every,
         )
     state = np.zeros(4, STATE)
-    found_moves, found_phases = engine.run(timing, state, np.array([s for s, _ in events], np.int64), array)
+    found_moves, found_phases = engine.run(timing, state, np.array([s for s, _ in events], np.int64), array, few)
     assert found_moves.tolist() == [int(move) for move in moves]
     assert found_phases.tolist() == [int(phase) for phase in phases]
     for number, expected in enumerate(states):
         got = {name: state[number][name].item() for name in STATE.names or ()}
         assert got == {name: getattr(expected, name) for name in STATE.names or ()}
+
+
+CONDITIONS = [(name, part) for name in pack.shipped() for rule in pack.load_named(name).rules for part in (rule.when, rule.applies) if part]
+
+
+@given(data=st.data())
+@settings(max_examples=300)
+def test_what_the_extremes_of_a_batch_cannot_reach_no_row_reaches(data: st.DataObject) -> None:
+    name, part = data.draw(st.sampled_from(CONDITIONS))
+    terms = pack.load_named(name).terms
+    numbers = sorted(numbers_in(part) | {0.0, 1.0})
+    value = st.none() | st.sampled_from([n + d for n in numbers for d in (-0.05, -0.04, 0, 0.04, 0.05)]) | st.floats(0, 300)
+    columns = {column: data.draw(st.lists(value, min_size=5, max_size=5)) for column in sorted(condition.names(part, terms))}
+    arrays = {column: np.array([np.nan if one is None else float(one) for one in values]) for column, values in columns.items()}
+    arrays |= {f"${name}": np.full(5, number) for name, number in terms.numbers.items()} if data.draw(st.booleans()) else {}
+    reached = evaluate.ranges(arrays, [column for column in columns if column in METRICS])
+    if not condition.reachable(part, terms, reached, [column for column in arrays if column.startswith("$")]):
+        truth = condition.compile_condition(part, terms)(arrays)
+        measured = np.logical_and.reduce([~np.isnan(arrays[column]) for column in columns if column in METRICS] or [np.ones(5, bool)])
+        assert not (truth == 1).any()
+        assert not (truth[measured] == 0).any(), "nor is it open where everything was measured"
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=40), st.integers(1, 39))
