@@ -189,11 +189,12 @@ def ours(
         reached = evaluate.ranges(cut, present)
         for one in compiled:
             back = looked(one, past, states[one.rule.id], subjects[part], cut, from_, start) if one.rule.columns else {}
-            weighed = evaluate.weigh(one, cut | back, reached, states[one.rule.id], subjects[part])
+            whole = cut | back if back else cut
+            weighed = evaluate.weigh(one, whole, reached, states[one.rule.id], subjects[part])
             if weighed is None:
                 moves[one.rule.id].append(np.zeros(len(subjects[part]), np.uint8))
                 continue
-            events = evaluate.outcomes(one, from_, cut | back, NOW, weighed)
+            events = evaluate.outcomes(one, from_, whole, NOW, weighed)
             found, _ = engine.run(one.timing, states[one.rule.id], subjects[part], events)
             moves[one.rule.id].append(found)
     seconds = time.perf_counter() - began

@@ -6,9 +6,10 @@ A measurement or a rule that cannot be judged (the rule raises) takes nobody els
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
+from functools import cached_property
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -53,12 +54,12 @@ class Compiled:
     look_back: timedelta
     allowed: NDArray[np.bool_]  # by place in SETTINGS
 
-    @property
+    @cached_property
     def concerns(self) -> frozenset[str]:
         """Metrics without any of which a measurement says nothing to this rule."""
         return self.metrics | self.looks_at
 
-    @property
+    @cached_property
     def by_symptoms(self) -> bool:
         """Whether a reported symptom alone is danger: in packs that ask for symptoms, rules that have an urgent side."""
         return self.urgent is not None and bool(self.pack.document.symptoms)
@@ -242,12 +243,13 @@ def ranges(columns: dict[str, NDArray[np.float64]], metrics: Iterable[str]) -> c
 
 
 def weigh(
-    compiled: Compiled, columns: dict[str, NDArray[np.float64]], reached: condition.Ranges, state: Array, subject: NDArray[np.int64]
+    compiled: Compiled, columns: dict[str, NDArray[np.float64]], reached: condition.Ranges, state: Array, subject: NDArray[np.int64],
+    own: Collection[str] = (),
 ) -> Weighed | None:  # fmt: skip
     """What measurements say of a rule, or None if they can move nothing: none hits, and nobody is in a state of it.
 
     Most of what is measured is of this kind, so it is worth the question; the extremes of a batch often answer it. subject (n,): places
-    in state.
+    in state. own: parameters that people have of their own.
     """
     if compiled.concerns.isdisjoint(reached):
         return None
@@ -255,7 +257,6 @@ def weigh(
     awake = busy(state, subject[rows]).any()
     if compiled.rule.absence is not None and not awake:
         return None
-    own = [name for name in columns if name.startswith("$")]
     if not awake and not compiled.rule.columns and not condition.reachable(compiled.rule.when, compiled.pack.terms, reached, own):
         return None
     hit = hits(compiled, Cut(columns, rows))

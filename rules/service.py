@@ -7,7 +7,7 @@ untrue (decision 14).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -176,12 +176,13 @@ class Rules:
             ):
                 family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
                 continue
-            plain = columns | evaluate.own_numbers(compiled, [row.resident for row in rows], known)
+            agreed = evaluate.own_numbers(compiled, [row.resident for row in rows], known)
+            plain = columns | agreed
             looked = await self._windows(connection, compiled, rows, plain, source, stream, own)
             columns_of = plain | looked.columns
             weighed = None
             if only_measured:
-                quiet, weighed = self._weigh(compiled, columns_of, reached, own, stream.subject)
+                quiet, weighed = self._weigh(compiled, columns_of, reached, own, stream.subject, agreed)
                 if quiet:
                     family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
                     continue
@@ -200,7 +201,7 @@ class Rules:
             for at in np.flatnonzero((moves != Move.NONE) & (moves != Move.CLOSED)).tolist():
                 number = at - stream.first
                 stored = rows[number] if 0 <= number < len(rows) else None
-                wanted = [*compiled.rule.columns, *(name for name in columns_of if name.startswith("$"))]
+                wanted = [*compiled.rule.columns, *agreed]
                 shown = {name: float(columns_of[name][number]) for name in wanted} if stored else made.get(at, {})
                 inputs = looked.inputs.get(number, []) if stored else []
                 if compiled.timing.session:  # what moved is the visit that is over, not the event that ended it
@@ -217,11 +218,11 @@ class Rules:
 
     @staticmethod
     def _weigh(
-        compiled: Compiled, columns: windows.Columns, reached: Ranges, state: Array, subject: NDArray[np.int64]
+        compiled: Compiled, columns: windows.Columns, reached: Ranges, state: Array, subject: NDArray[np.int64], agreed: Collection[str]
     ) -> tuple[bool, Weighed | None]:
         """Whether measurements alone can move nothing, and else what they say."""
         try:
-            found = evaluate.weigh(compiled, columns, reached, state, subject)
+            found = evaluate.weigh(compiled, columns, reached, state, subject, agreed)
         except Exception:  # noqa: BLE001  `judged` finds out on whom
             return False, None
         return found is None, found
