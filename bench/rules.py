@@ -91,7 +91,6 @@ version: 1.0.0
 guideline: {zh: 六条, en: six, edition: "1", status: draft}
 effective: {from: null, to: null}
 sources: {s: {cite: c, loc: l, quote: q}}
-round: {systolic: 1, diastolic: 1, glucose: 0.1, spo2: 1, temperature: 0.1}
 rules:
 """
 
