@@ -120,11 +120,12 @@ class Past:
         self._flags = {flag: columns[f"flags.{flag}"].tolist() for flag in FLAGS}
 
     def flagged(self, compiled: Compiled, subjects: NDArray[np.int64], start: int) -> NDArray[np.bool_]:
-        """Whose earlier readings, within the window of the batch's first one, carry the rule's flag."""
+        """Whose readings up to the end of the batch, within the window of its first one, carry the rule's flag."""
         since = self._source.at[start] - compiled.look_back // MICROSECOND
-        low, high = np.searchsorted(self._marked, [np.searchsorted(self._source.at, since), start])
-        marked = self._marked[low:high]
-        return np.isin(subjects, self._every[marked])
+        low, high = np.searchsorted(self._marked, [np.searchsorted(self._source.at, since), start + len(subjects)])
+        if low == high:
+            return np.zeros(len(subjects), bool)
+        return np.isin(subjects, self._every[self._marked[low:high]])
 
     def alone(self, compiled: Compiled, start: int, size: int) -> NDArray[np.bool_]:
         """Readings without an earlier one of the same resident within the window."""
@@ -164,7 +165,7 @@ def looked(
 
     first = windows.asked(one, cut, source, subjects, awake)
     if one.rule.wakes is not None:
-        first &= awake | np.isin(subjects, subjects[cut[f"flags.{one.rule.wakes}"] == 1]) | past.flagged(one, subjects, start)
+        first &= awake | past.flagged(one, subjects, start)
     if one.rule.columns.keys() & METRICS.keys():
         first &= ~past.alone(one, start, len(subjects))  # the mean of a session of one reading is that reading
     fill(first)

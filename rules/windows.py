@@ -118,6 +118,8 @@ def worth(compiled: Compiled, columns: Columns, setting: NDArray[np.uint8]) -> N
     for code in compiled.looks_at:
         found |= ~np.isnan(columns[code])
     found &= compiled.allowed[setting]
+    if not found.any():
+        return found
     return found & (compiled.applies(columns) >= 0) if compiled.applies is not None else found
 
 
@@ -130,6 +132,8 @@ def asked(
     its readings) reach nothing that no reading within the window reached. Whatever else the rule is, every row is asked.
     """
     may = worth(compiled, plain, source.setting)
+    if not may.any():
+        return may
     stirs: NDArray[np.bool_]
     if compiled.stirs is not None:
         stirs = compiled.stirs(plain) == 1
@@ -158,9 +162,11 @@ def followers(
     compiled: Compiled, columns: Columns, source: Source, subject: NDArray[np.int64], done: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:  # fmt: skip
     """Rows (n,) still to be asked, because the rule just hit at another row of theirs: they may clear it."""
-    if compiled.stirs is None:
+    if compiled.stirs is None or not done.any():
         return np.zeros(len(subject), bool)
-    hits = done & (compiled.when(columns) == 1)
+    hits: NDArray[np.bool_] = done & (compiled.when(columns) == 1)
+    if not hits.any():
+        return hits
     return worth(compiled, columns, source.setting) & ~done & np.isin(subject, subject[hits])
 
 
