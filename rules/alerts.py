@@ -9,9 +9,12 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from rules.state import Phase
 from vitals.alert import OPEN_STATES, Change, Severity, State, Why, may_move
 from vitals.floor.database import Connection
 
+# what an alert is while a rule is in this phase
+STATE_OF = {Phase.NORMAL: State.CLEARED, Phase.PENDING: State.PENDING, Phase.FIRING: State.FIRING, Phase.UNCONFIRMED: State.UNCONFIRMED}
 _OPEN = [state.value for state in OPEN_STATES]
 
 
@@ -65,7 +68,8 @@ async def move(connection: Connection, change: Change) -> Change | None:
 def _together(change: Change, reasons: dict[str, dict[str, str]], state: State, severity: Severity, *, alone: bool) -> Change:
     """The change of the alert that follows from the change of one of its reasons."""
     states = {one["state"] for one in reasons.values()}
-    after = next(one for one in _ORDER if one in states)
+    # a person may have been paged: what fires stays firing while any reason of it is left
+    after = State.FIRING if state is State.FIRING else next(one for one in _ORDER if one in states)
     worst = min(Severity(one["severity"]) for one in reasons.values())
     if alone:
         return replace(change, state=after, severity=worst)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from itertools import pairwise
+from string import Formatter
 from typing import Any
 
 from rules import history, tables
@@ -74,6 +75,14 @@ def _check_rule(rule: Rule, document: Document) -> list[str]:
         problems.append(f"urgent is {rule.severity_urgent}, milder than {rule.severity}")
     if rule.clear is not None:
         problems += _clear_above_fire(rule, document)
+    words = {*METRICS, *document.params, *rule.columns}
+    for text in (rule.explain.zh, rule.explain.en):
+        try:
+            problems += [
+                f"explain: no value {{{name}}}" for _, name, _, _ in Formatter().parse(text) if name is not None and name not in words
+            ]
+        except ValueError as error:
+            problems.append(f"explain: {error}")
     problems += [f"no setting {name}" for name in rule.settings if name not in SETTINGS]
     known = {*METRICS, *FACTS, *FLAG_COLUMNS, *rule.columns}
     for name, made in rule.columns.items():
@@ -214,6 +223,7 @@ def _check_condition(given: Any, document: Document, columns: set[str] | None = 
             except (KeyError, ValueError, TypeError, AttributeError):
                 return [f"class {value}: no such output with rows"]
             problems = [] if any(row.get("is") == label for row in rows) else [f"class {value}: no such label"]
+            problems += [] if any("when" in row for row in rows) else [f"class {value}: no row has a condition"]
             return problems + [p for row in rows if "when" in row for p in _check_condition(row["when"], document, columns)]
     if isinstance(value, dict) and "any_of" in value:
         return [f"{key}: no {member}" for member in value["any_of"] if f"{key}.{member}" not in known]

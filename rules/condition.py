@@ -137,8 +137,9 @@ def _compile_class(rows: Sequence[Mapping[str, Any]], wanted: Any, terms: Terms)
     verdicts = np.array([1 if row["is"] == wanted else -1 for row in rows], np.int8)
 
     def predicate(columns: Columns) -> Truth:
-        size = len(next(iter(columns.values())))
-        truths = np.array([np.ones(size, np.int8) if guard is None else guard(columns) for guard in guards])
+        found = [None if guard is None else guard(columns) for guard in guards]
+        size = len(next(truth for truth in found if truth is not None))  # the loader wants a row with a condition
+        truths = np.array([np.ones(size, np.int8) if truth is None else truth for truth in found])
         first_true = np.where((truths == 1).any(axis=0), (truths == 1).argmax(axis=0), len(rows))
         # rows after the first certain one cannot decide; without a certain one it may also be none of them
         possible = (truths >= 0) & (np.arange(len(rows))[:, None] <= first_true[None, :])

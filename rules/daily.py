@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from psycopg.rows import tuple_row
 
-from ingest import readings
+from ingest import lookback
 from rules.form import Daily
 from rules.history import Reading
 from vitals.floor.database import Connection
@@ -60,7 +60,7 @@ async def write(connection: Connection, subjects: Sequence[str], metrics: Iterab
     await connection.cursor().executemany(
         "insert into daily_value (subject, metric, setting, day, n, mean, median, low, night_median)"
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        await readings.by_day(connection, subjects, wanted, begin, end, zone.key),
+        await lookback.by_day(connection, subjects, wanted, begin, end, zone.key),
     )
 
 

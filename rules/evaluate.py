@@ -1,4 +1,4 @@
-"""Rules made ready to run, and what they say of measurements: columns → events. Pure.
+"""Rules made ready to run, and what they say of measurements: columns → events. Decides by values alone; a rule that raises is logged.
 
 A measurement or a rule that cannot be judged (the rule raises) takes nobody else with it: it is named in `failed`.
 """
@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.batch import Stored
-from rules import condition, daily, facts, states, tables
-from rules.features import FEATURES
+from rules import condition, daily, facts, features, states, tables
 from rules.form import FLAG_COLUMNS, FLAGS
 from rules.history import History
 from rules.pack import FACTS, Pack, Rule, duration
@@ -181,9 +180,6 @@ class Cut(dict[str, NDArray[np.float64]]):
     def __contains__(self, name: object) -> bool:
         return name in self._whole
 
-    def values(self) -> Any:  # somebody only wants to know how many rows there are
-        return [self._rows]
-
 
 def concerned(compiled: Compiled, columns: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
     """Rows that hold one of the rule's metrics: a glucose neither confirms nor refutes a pressure."""
@@ -308,12 +304,7 @@ def day_columns(compiled: Compiled, values: Sequence[daily.Day], frozen_since: d
     assert compiled.rule.daily is not None
     of = compiled.rule.daily.of
     past = History({}, daily.as_readings(values, of, frozen_since))
-    found = {of: values[-1].value}
-    for name, made in compiled.rule.columns.items():
-        feature, arguments = tables.only(made)
-        value = FEATURES[feature](past, **arguments)
-        found[name] = float("nan") if value is None or isinstance(value, str) else float(value)
-    return found
+    return {of: values[-1].value} | {name: features.evaluate(made, past) for name, made in compiled.rule.columns.items()}
 
 
 def severity_of(rule: Rule, move: Move) -> Severity:

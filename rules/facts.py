@@ -96,7 +96,7 @@ class Known:
         self.packs = 0
 
     def forget(self) -> None:
-        """After a transaction that changed facts itself: what it read may be rolled back."""
+        """After a transaction that did not commit: what was read in it may not be true."""
         self._version = -1
 
     async def look(self, connection: Connection) -> None:

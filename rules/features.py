@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -135,3 +136,14 @@ FEATURES: dict[str, Callable[..., Value]] = {
         histories.session_mean, robust_z, above_median, run_above, crossing_averages, cusum, change_of_means, slope, cosinor, dipping,
     )
 }  # fmt: skip
+
+
+def number(value: Any) -> float:
+    """What a feature or a table gives, as a column holds it: NaN where it is unknown, or a word."""
+    return float("nan") if value is None or isinstance(value, str) else float(value)
+
+
+def evaluate(made: Mapping[str, Any], past: History) -> float:
+    """One column: `{feature: {…}}` of a history; NaN where the past does not hold what it needs."""
+    ((name, arguments),) = made.items()
+    return number(FEATURES[name](past, **arguments))

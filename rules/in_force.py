@@ -40,8 +40,11 @@ async def added(connection: Connection) -> list[Pack]:
     return found
 
 
-async def activate(connection: Connection, body: Mapping[str, Any], by: str, now: datetime) -> None:
-    """Put a pack in force, or with `retire` take one out again. Raises BadInput `bad_pack`, `not_signed_off`, `not_in_force`."""
+async def activate(connection: Connection, known: Sequence[Pack], body: Mapping[str, Any], by: str, now: datetime) -> None:
+    """Put a pack in force beside the known ones, or with `retire` take one out again.
+
+    Raises BadInput `bad_pack`, `not_signed_off`, `rule_taken` (state and reasons are kept by a rule's id), `not_in_force`.
+    """
     if "retire" in body:
         cursor = await connection.execute(
             "update rule_pack set retired_at = %s, retired_by = %s where pack = %s and retired_at is null returning pack",
@@ -57,6 +60,10 @@ async def activate(connection: Connection, body: Mapping[str, Any], by: str, now
         raise BadInput("bad_pack", "; ".join(error.problems[:20])) from None
     if not one.document.signoff:
         raise BadInput("not_signed_off", one.name)
+    others = {rule.id for other in known if other.document.pack != one.document.pack for rule in other.rules}
+    taken = sorted(others & {rule.id for rule in one.rules})
+    if taken:
+        raise BadInput("rule_taken", ", ".join(taken))
     await connection.execute(
         "update rule_pack set retired_at = %s, retired_by = %s where pack = %s and retired_at is null", (now, by, one.document.pack)
     )

@@ -7,18 +7,22 @@ the open alert is then moved to it. A person who was paged is never un-paged: a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest import readings
+from rules import alerts, evaluate, facts, states, windows
 from rules.engine import run
+from rules.evaluate import Compiled
 from rules.state import EVENT, STATE, Array, Kind, Phase, Timing
 from rules.states import moment
-from vitals.alert import State
+from rules.stream import resident_of
+from vitals.alert import Change, Severity, State, Why
 from vitals.floor.columns import micros
 from vitals.floor.database import Connection
 
@@ -103,3 +107,56 @@ def deadline_of(state: Array) -> datetime | None:
     """When a pending state fires by itself."""
     pending = state["phase"][0] == Phase.PENDING and state["deadline"][0] > 0
     return moment(int(state["deadline"][0])) if pending else None
+
+
+async def look_again(
+    connection: Connection, rules: Sequence[Compiled], known: facts.People, zone: ZoneInfo, subject: str, before: Past, taken: set[int],
+    now: datetime,
+) -> list[Change]:  # fmt: skip
+    """Measurements were taken away from this subject: put its state right, and the alerts that rested on them. Rules about trends
+    look again when this day is over."""
+    judging = [compiled for compiled in rules if compiled.rule.daily is None]
+    rows = [readings.stored_of(row) for row in before.rows]
+    columns, source = evaluate.make_columns(rows, known, zone), evaluate.make_source(rows)
+    stored_at = np.array([micros(row["stored_at"]) for row in before.rows], np.int64)
+    old = await states.read(connection, [subject], [compiled.rule.id for compiled in judging])
+    new: dict[str, Array] = {}
+    phases: dict[str, NDArray[np.uint8]] = {}
+    about = evaluate.people(known, [resident_of(subject)], [now], zone)
+    for compiled in judging:
+        plain = columns | evaluate.own_numbers(compiled, [row.resident for row in rows], known)
+        asked = np.flatnonzero(windows.worth(compiled, plain, source.setting)).tolist() if compiled.rule.columns else []
+        looked = await windows.columns(connection, compiled, rows, plain, asked)
+        events, _ = evaluate.judged(compiled, source, plain | looked.columns, now)
+        events["now"] = stored_at
+        events["late"] = source.synced & (source.at < stored_at - compiled.late_after // timedelta(microseconds=1))
+        muted = phases.get(compiled.rule.inhibited_by or "")
+        inhibited = None if muted is None else np.isin(muted, (Phase.PENDING, Phase.FIRING))
+        every = int(np.max(evaluate.expected(compiled, about)))
+        moments = before if compiled.by_symptoms else before._replace(urgent=[])
+        new[compiled.rule.id], phases[compiled.rule.family] = replay(compiled.timing, events, moments, inhibited, every, micros(now))
+    await states.write(connection, [subject], old, new)
+    changes: list[Change] = []
+    for row in await alerts.open_of(connection, [subject]):
+        reasons = [rule for rule in row["reasons"] if rule in new]
+        if reasons and await alerts.rests_on(connection, row["alert"], taken):
+            for rule in reasons:
+                moved = await alerts.move(connection, _put_right(row, rule, new[rule], taken, now))
+                changes += [moved] if moved is not None else []
+    return changes
+
+
+def _put_right(row: dict[str, Any], rule: str, state: Array, taken: set[int], now: datetime) -> Change:
+    """What becomes of one reason of an open alert: nothing (retracted), or what the remaining measurements say."""
+    phase = Phase(int(state["phase"][0]))
+    gone = {"taken": sorted(taken), "zh": "所依据的读数已归属他人", "en": "what it was concluded from is somebody else's"}
+    told = {"retraction": gone}
+    was = row["reasons"][rule]
+    severity = Severity(was["severity"])
+    if phase is Phase.NORMAL:
+        return Change(row["subject"], row["family"], rule, State.CLEARED, severity, Why.RETRACTED, now, explanation=told)
+    # a person may have been paged: a firing alert stays firing while anything of it is left
+    left = State.FIRING if was["state"] == State.FIRING else alerts.STATE_OF[phase]
+    return Change(
+        row["subject"], row["family"], rule, left, severity, Why.REEVALUATED, now, deadline=deadline_of(state), explanation=told
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """The oracle: what the pack and the engine mean, in plain Python, one subject and one event at a time.
 
-Written to be read next to the guideline, not to be fast. `tests/rules` holds the vectorised path to it on random
+Written to be read next to the guideline, not to be fast; the engine lets it move what is too
+little to be worth an array. `tests/rules` holds the vectorised path to it on random
 and boundary input. True, False and None (unknown) here; 1, -1 and 0 there.
 """
 

@@ -7,22 +7,25 @@ untrue (decision 14).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 
-from ingest import lives, readings
+from ingest import lives, lookback, readings
 from ingest.batch import Batch, Event, Stored
 from rules import alerts, daily, engine, evaluate, facts, in_force, reevaluate, states, windows, wording
 from rules.condition import Ranges
-from rules.evaluate import Compiled, Source, Weighed
+from rules.evaluate import Compiled, Source
 from rules.pack import Pack
 from rules.state import EVENT, Array, Kind, Move, Phase, busy
+from rules.stream import Stream, resident_of
 from vitals.alert import Change, Severity, State, Why
 from vitals.errors import BadInput
 from vitals.floor import metrics
@@ -30,56 +33,29 @@ from vitals.floor.columns import micros
 from vitals.floor.database import Connection
 from vitals.metric import METRICS
 
+log = logging.getLogger("rules.service")
+
 _WHY = {
     Move.OPENED: Why.OPENED, Move.CONFIRMED: Why.CONFIRMED, Move.DEADLINE: Why.DEADLINE, Move.UNVERIFIED: Why.UNVERIFIED,
     Move.URGENT: Why.URGENT, Move.LATE: Why.LATE, Move.REPEATED: Why.REPEATED, Move.NOT_CONFIRMED: Why.NOT_CONFIRMED,
     Move.APPENDED: Why.APPENDED, Move.CLEARED: Why.CLEARED, Move.AT_ONCE: Why.AT_ONCE, Move.WORSENED: Why.WORSENED,
     Move.SILENT: Why.SILENT,
 }  # fmt: skip
-HEARD = ("facts", "parameter", "pack")  # intake kinds that change what is concluded
-_STATE = {Phase.NORMAL: State.CLEARED, Phase.PENDING: State.PENDING, Phase.FIRING: State.FIRING, Phase.UNCONFIRMED: State.UNCONFIRMED}
 
 
-@dataclass(frozen=True)
-class Stream:
-    """The events of one transaction, in order: endings, reported symptoms, plans, measurements, due timers, days that are over.
+class Turn(NamedTuple):
+    """What every rule is told of one transaction."""
 
-    kinds, subject (n,): what each event is and whose (place in `subjects`). first: where measurements begin. days: where days begin.
-    """
-
-    subjects: list[str]
-    kinds: NDArray[np.uint8]
-    subject: NDArray[np.int64]
-    first: int
-    rows: int
-    days: int
-
-    @classmethod
-    def of(cls, batch: Batch, urgent: Sequence[str], over: Sequence[str]) -> Stream:
-        planned = [e.subject for e in batch.events if e.kind == "facts" and e.subject is not None]
-        asked = [e.subject for e in batch.events if e.kind == "symptoms" and e.subject is not None]
-        parts = (
-            (Kind.END, [subject for subject, _ in batch.ended]), (Kind.URGENT, list(urgent)), (Kind.PLAN, planned),
-            (Kind.MEASUREMENT, [row.subject for row in batch.measurements]), (Kind.TICK, batch.ticked), (Kind.PLAN, list(over)),
-        )  # fmt: skip
-        names = sorted({name for _, part in parts for name in part} | set(asked))
-        place = {name: number for number, name in enumerate(names)}
-        kinds = np.concatenate([np.full(len(part), kind, np.uint8) for kind, part in parts])
-        first = sum(len(part) for _, part in parts[:3])
-        rows = len(batch.measurements)
-        subject = np.array([place[name] for _, part in parts for name in part], np.int64)
-        return cls(names, kinds, subject, first, rows, first + rows + len(batch.ticked))
-
-    @property
-    def measured(self) -> slice:
-        return slice(self.first, self.first + self.rows)
-
-    def names(self, at: NDArray[np.int64] | list[int] | slice) -> list[str]:
-        return [self.subjects[number] for number in self.subject[at]]
-
-
-def resident_of(subject: str) -> str | None:
-    return None if subject.startswith("device:") else subject
+    stream: Stream
+    rows: list[Stored]
+    source: Source
+    columns: windows.Columns
+    known: facts.People
+    days: Mapping[str, daily.Series]
+    offline: set[str]
+    reached: Ranges
+    only_measured: bool
+    now: datetime
 
 
 class Rules:
@@ -101,6 +77,7 @@ class Rules:
 
     async def step(self, connection: Connection, batch: Batch, now: datetime) -> datetime | None:
         """Apply the batch and the timers that are due; returns when the next timer is due."""
+        batch.undo.append(self.forget)
         for subject, _by in batch.ended:
             batch.changes += await alerts.close_all(connection, subject, now)
         for event in batch.events:
@@ -114,11 +91,20 @@ class Rules:
         batch.over = [timer.subject for timer in timers if timer.rule == daily.TIMER]
         await self.evaluate(connection, batch, now)
         for subject, numbers in sorted(batch.taken.items()):
-            await self._look_again(connection, batch, subject, numbers, now)
-        if any(event.kind in HEARD for event in batch.events):
-            self._known.forget()
-            self._packs_seen = -1  # what was read here may be rolled back
+            people = await self._known.of(connection, [subject])
+            past = await reevaluate.past(connection, subject, now, self.reported)
+            batch.changes += await reevaluate.look_again(connection, self._rules, people, self._zone, subject, past, numbers, now)
+            if self._trends and resident_of(subject) is not None:
+                today = now.astimezone(self._zone).date()
+                await daily.write(connection, [subject], self._trends, today - timedelta(days=90), today, self._zone)
+                await daily.schedule(connection, [subject], now, self._zone)
         return await states.next_due(connection, batch.mine)
+
+    def forget(self) -> None:
+        """What was read and written in a transaction that did not commit is not true."""
+        self._known.forget()
+        self._packs_seen = -1
+        self._scheduled.clear()
 
     async def _hear(self, connection: Connection, event: Event, now: datetime) -> None:
         """What people said that changes what is concluded. Raises BadInput."""
@@ -128,7 +114,7 @@ class Rules:
             case "parameter":
                 await in_force.set_parameter(connection, self._packs, event.body, event.account, now)
             case "pack":
-                await in_force.activate(connection, event.body, event.account, now)
+                await in_force.activate(connection, self._packs, event.body, event.account, now)
 
     async def _look(self, connection: Connection) -> None:
         """Facts and packs as they are in this transaction."""
@@ -140,7 +126,7 @@ class Rules:
     async def evaluate(self, connection: Connection, batch: Batch, now: datetime) -> None:
         """Everybody whom the batch concerns: state moves, and what is concluded is carried out."""
         urgent = [e.subject for e in batch.events if e.kind == "symptoms" and e.subject is not None and self.reported(e.body)]
-        stream = Stream.of(batch, urgent, batch.over)
+        stream = Stream.of(batch, urgent)
         if stream.subjects:
             await self._advance(connection, batch, now, stream)
 
@@ -164,68 +150,77 @@ class Rules:
         before = {rule: array.copy() for rule, array in state.items()}
         days = await self._days(connection, stream.names(slice(stream.days, None)), now)
         offline = await self._offline(connection, stream)
-        family_phases: dict[str, NDArray[np.uint8]] = {}
-        found: list[tuple[int, int, Change]] = []
         measured = {code for row in rows for code in (*row.measurement.values, *row.measurement.codes)}
         reached = evaluate.ranges(columns, sorted(measured & METRICS.keys()))
-        only_measured = bool((stream.kinds == Kind.MEASUREMENT).all())
+        turn = Turn(stream, rows, source, columns, known, days, offline, reached, bool((stream.kinds == Kind.MEASUREMENT).all()), now)
+        phases: dict[str, NDArray[np.uint8]] = {}  # family → the phase after each event
+        found: list[tuple[int, int, Change]] = []
         for rank, compiled in enumerate(self._rules):
             own = state[compiled.rule.id]
-            if (compiled.rule.daily is not None or compiled.concerns.isdisjoint(measured)) and (
-                only_measured or self._quiet(compiled, stream, own)
-            ):
-                family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
-                continue
-            agreed = evaluate.own_numbers(compiled, [row.resident for row in rows], known)
-            plain = columns | agreed
-            looked = await self._windows(connection, compiled, rows, plain, source, stream, own)
-            columns_of = plain | looked.columns
-            weighed = None
-            if only_measured:
-                quiet, weighed = self._weigh(compiled, columns_of, reached, own, stream.subject, agreed)
-                if quiet:
-                    family_phases.setdefault(compiled.rule.family, own["phase"][stream.subject])
-                    continue
-            if compiled.rule.daily is None:
-                judged, failed = evaluate.judged(compiled, source, columns_of, now, weighed)
-            else:  # it waits for the end of the day
-                judged, failed = np.zeros(len(rows), EVENT), np.zeros(len(rows), bool)
-            events = self._events(compiled, stream, judged, known, offline, now)
-            await self._last_measured(connection, compiled, stream, events)
-            made = self._over(compiled, stream, events, known, days, own, now)
-            if compiled.rule.inhibited_by in family_phases:
-                events["inhibited"] |= np.isin(family_phases[compiled.rule.inhibited_by], (Phase.PENDING, Phase.FIRING))
-            moves, phases = engine.run(compiled.timing, own, stream.subject, events)
-            before_now = family_phases.get(compiled.rule.family)
-            family_phases[compiled.rule.family] = phases if before_now is None else _worse(before_now, phases)
-            for at in np.flatnonzero((moves != Move.NONE) & (moves != Move.CLOSED)).tolist():
-                number = at - stream.first
-                stored = rows[number] if 0 <= number < len(rows) else None
-                wanted = [*compiled.rule.columns, *agreed]
-                shown = {name: float(columns_of[name][number]) for name in wanted} if stored else made.get(at, {})
-                inputs = looked.inputs.get(number, []) if stored else []
-                if compiled.timing.session:  # what moved is the visit that is over, not the event that ended it
-                    stored, shown, inputs = await self._visit(connection, compiled, known, own[stream.subject[at]], stream.names([at])[0])
-                told = self._change(compiled, stream, at, Move(moves[at]), Phase(phases[at]), stored, shown, inputs, now)
-                found.append((at, rank, told))
-            unknown = events["hit"][stream.measured] == 0
-            found += self._missing_facts(compiled, rank, rows, source, columns_of, unknown & ~failed, stream.first, now)
-            found += self._not_judged(compiled, rank, rows, failed | looked.failed, stream.first, now)
+            try:
+                told, after = await self._one(connection, compiled, turn, own, phases.get(compiled.rule.inhibited_by or ""))
+            except psycopg.Error:
+                raise
+            except Exception:
+                log.exception("a rule raised", extra={"rule": compiled.rule.id})
+                own[:] = before[compiled.rule.id]
+                broken = np.full(len(rows), compiled.rule.daily is None)
+                told, after = self._not_judged(compiled, turn, broken), own["phase"][stream.subject]
+            same = phases.get(compiled.rule.family)
+            phases[compiled.rule.family] = after if same is None else _worse(same, after)
+            found += [(at, rank, change) for at, change in told]
         await states.write(connection, stream.subjects, before, state)
         await self.carry_out(connection, batch, [change for _at, _rank, change in sorted(found, key=lambda item: item[:2])])
         await self._settle_missing_facts(connection, batch, known, now)
         await self._schedule_days(connection, batch, now)
 
-    @staticmethod
-    def _weigh(
-        compiled: Compiled, columns: windows.Columns, reached: Ranges, state: Array, subject: NDArray[np.int64], agreed: Collection[str]
-    ) -> tuple[bool, Weighed | None]:
-        """Whether measurements alone can move nothing, and else what they say."""
-        try:
-            found = evaluate.weigh(compiled, columns, reached, state, subject, agreed)
-        except Exception:  # noqa: BLE001  `judged` finds out on whom
-            return False, None
-        return found is None, found
+    async def _one(
+        self, connection: Connection, compiled: Compiled, turn: Turn, own: Array, muting: NDArray[np.uint8] | None
+    ) -> tuple[list[tuple[int, Change]], NDArray[np.uint8]]:
+        """One rule moves its state (`own`, in place); (event, what it concludes), and the phase after each event.
+
+        muting: the phases of the family that inhibits it. Raises whatever is wrong with the rule; what is wrong with one measurement
+        is told as `not_judged`.
+        """
+        stream, rows, now = turn.stream, turn.rows, turn.now
+        still = own["phase"][stream.subject]
+        if (compiled.rule.daily is not None or compiled.concerns.isdisjoint(turn.reached)) and (
+            turn.only_measured or self._quiet(compiled, stream, own)
+        ):
+            return [], still
+        agreed = evaluate.own_numbers(compiled, [row.resident for row in rows], turn.known)
+        plain = turn.columns | agreed
+        looked = await self._windows(connection, compiled, rows, plain, turn.source, stream, own)
+        columns = plain | looked.columns
+        weighed = None
+        if turn.only_measured and not looked.failed.any():
+            with contextlib.suppress(Exception):  # `judged` finds out on whom it raises
+                weighed = evaluate.weigh(compiled, columns, turn.reached, own, stream.subject, agreed)
+                if weighed is None:
+                    return [], still
+        if compiled.rule.daily is None:
+            judged, failed = evaluate.judged(compiled, turn.source, columns, now, weighed)
+        else:  # it waits for the end of the day
+            judged, failed = np.zeros(len(rows), EVENT), np.zeros(len(rows), bool)
+        events = self._events(compiled, stream, judged, turn.known, turn.offline, now)
+        await self._last_measured(connection, compiled, stream, events)
+        made = self._over(compiled, stream, events, turn.known, turn.days, own, now)
+        if muting is not None:
+            events["inhibited"] |= np.isin(muting, (Phase.PENDING, Phase.FIRING))
+        moves, after = engine.run(compiled.timing, own, stream.subject, events)
+        told: list[tuple[int, Change]] = []
+        for at in np.flatnonzero((moves != Move.NONE) & (moves != Move.CLOSED)).tolist():
+            number = at - stream.first
+            stored = rows[number] if 0 <= number < len(rows) else None
+            shown = {name: float(columns[name][number]) for name in (*compiled.rule.columns, *agreed)} if stored else made.get(at, {})
+            inputs = looked.inputs.get(number, []) if stored else []
+            if compiled.timing.session:  # what moved is the visit that is over, not the event that ended it
+                stored, shown, inputs = await self._visit(connection, compiled, turn.known, own[stream.subject[at]], stream.names([at])[0])
+            told.append((at, self._change(compiled, stream, at, Move(moves[at]), Phase(after[at]), stored, shown, inputs, now)))
+        unknown = (events["hit"][stream.measured] == 0) & ~failed
+        if not failed.any():  # a broken rule asks nobody for facts
+            told += self._missing_facts(compiled, turn, columns, unknown)
+        return told + self._not_judged(compiled, turn, failed | looked.failed), after
 
     @staticmethod
     def _quiet(compiled: Compiled, stream: Stream, state: Array) -> bool:
@@ -273,7 +268,7 @@ class Rules:
         if compiled.rule.absence is None or not len(ticks):
             return
         names = stream.names(ticks)
-        found = await readings.latest_of(connection, sorted(set(names)), sorted(compiled.concerns))
+        found = await lookback.latest_of(connection, sorted(set(names)), sorted(compiled.concerns))
         events["at"][ticks] = [micros(found[name]) if name in found else 0 for name in names]
 
     async def _offline(self, connection: Connection, stream: Stream) -> set[str]:
@@ -307,14 +302,17 @@ class Rules:
             if not values or values[-1].day != yesterday:
                 continue
             about = evaluate.people(known, [resident_of(subject)], [now], self._zone)
-            made[at] = columns = evaluate.day_columns(compiled, values, evaluate.frozen_since(own, self._zone))
-            one = about | {name: np.array([value]) for name, value in columns.items()}
-            one |= evaluate.own_numbers(compiled, [resident_of(subject)], known)
-            source = evaluate.one_source(compiled, now)
-            judged, failed = evaluate.judged(compiled, source, one, now)
-            if failed.any():
+            try:
+                columns = evaluate.day_columns(compiled, values, evaluate.frozen_since(own, self._zone))
+                one = about | {name: np.array([value]) for name, value in columns.items()}
+                one |= evaluate.own_numbers(compiled, [resident_of(subject)], known)
+                event = evaluate.outcomes(compiled, evaluate.one_source(compiled, now), one, now)
+            except Exception:  # one person's days are left out, nobody else's
+                log.exception("a rule raised on somebody's days", extra={"rule": compiled.rule.id})
                 metrics.rule_failed.labels(compiled.rule.id).inc()
-            events[at : at + 1] = judged
+                continue
+            made[at] = columns
+            events[at : at + 1] = event
             events["late"][at] = False
         return made
 
@@ -342,7 +340,6 @@ class Rules:
             }
             if told:
                 await daily.schedule(connection, sorted(told), now, self._zone)
-                batch.undo.append(self._scheduled.clear)
                 if len(self._scheduled) + len(told) > facts.Known.MOST:
                     self._scheduled.clear()
                 self._scheduled |= {subject: daily.due(subject, now, self._zone) for subject in told}
@@ -354,46 +351,42 @@ class Rules:
         rule, why = compiled.rule, _WHY[move]
         deadline = now + timedelta(microseconds=compiled.timing.within) if why is Why.OPENED else None
         return Change(
-            stream.subjects[stream.subject[at]], rule.family, rule.id, _STATE[phase], evaluate.severity_of(rule, move), why, now,
+            stream.subjects[stream.subject[at]], rule.family, rule.id, alerts.STATE_OF[phase], evaluate.severity_of(rule, move), why, now,
             measurement=stored.number if stored else None, deadline=deadline,
             explanation=wording.explain(compiled, why, stored, shown, inputs),
         )  # fmt: skip
 
     def _missing_facts(
-        self, compiled: Compiled, rank: int, rows: list[Stored], source: Source, columns: windows.Columns, unknown: NDArray[np.bool_],
-        first: int, now: datetime,
-    ) -> list[tuple[int, int, Change]]:  # fmt: skip
+        self, compiled: Compiled, turn: Turn, columns: windows.Columns, unknown: NDArray[np.bool_]
+    ) -> list[tuple[int, Change]]:  # fmt: skip
         """The result was unknown, and only because a fact is not recorded: ask for it, one item for each person."""
         if not compiled.needs or compiled.rule.daily is not None or not unknown.any():
             return []
-        asked = unknown & source.person & compiled.allowed[source.setting] & (compiled.when(columns) == 0)
+        asked = unknown & turn.source.person & compiled.allowed[turn.source.setting] & (compiled.when(columns) == 0)
         if compiled.applies is not None:
             asked &= compiled.applies(columns) >= (1 if compiled.timing.visits else 0)
         for name in compiled.metrics:
             asked &= ~np.isnan(columns[name])
-        found: list[tuple[int, int, Change]] = []
+        found: list[tuple[int, Change]] = []
         for number in np.flatnonzero(asked).tolist():
             missing = sorted(name for name in compiled.needs if np.isnan(columns[name][number]))
             if missing:
-                told = wording.ask(compiled, missing)
-                item = ("missing_fact", "missing_fact", State.FIRING, Severity.P4, Why.OPENED, now)
-                found.append((first + number, rank + 1000, Change(rows[number].subject, *item, explanation=told)))
+                item = ("missing_fact", "missing_fact", State.FIRING, Severity.P4, Why.OPENED, turn.now)
+                change = Change(turn.rows[number].subject, *item, explanation=wording.ask(compiled, missing))
+                found.append((turn.stream.first + number, change))
         return found
 
-    def _not_judged(
-        self, compiled: Compiled, rank: int, rows: list[Stored], failed: NDArray[np.bool_], first: int, now: datetime
-    ) -> list[tuple[int, int, Change]]:  # fmt: skip
+    def _not_judged(self, compiled: Compiled, turn: Turn, failed: NDArray[np.bool_]) -> list[tuple[int, Change]]:
         """The rule broke on these: a person looks at them instead, as urgently as the rule would have asked."""
-        found: list[tuple[int, int, Change]] = []
+        found: list[tuple[int, Change]] = []
         for number in np.flatnonzero(failed).tolist():
-            measurement = rows[number].measurement
-            if compiled.metrics and compiled.metrics.isdisjoint({*measurement.values, *measurement.codes}):
+            row = turn.rows[number]
+            if compiled.concerns.isdisjoint({*row.measurement.values, *row.measurement.codes}):
                 continue  # it would have had nothing to say of this
             metrics.rule_failed.labels(compiled.rule.id).inc()
-            item = ("not_judged", compiled.rule.id, State.FIRING, compiled.rule.severity, Why.OPENED, now)
-            told = wording.not_judged(compiled, rows[number])
-            change = Change(rows[number].subject, *item, measurement=rows[number].number, explanation=told)
-            found.append((first + number, rank + 1000, change))
+            item = ("not_judged", compiled.rule.id, State.FIRING, compiled.rule.severity, Why.OPENED, turn.now)
+            told = wording.not_judged(compiled, row)
+            found.append((turn.stream.first + number, Change(row.subject, *item, measurement=row.number, explanation=told)))
         return found
 
     async def _settle_missing_facts(self, connection: Connection, batch: Batch, known: facts.People, now: datetime) -> None:
@@ -405,67 +398,6 @@ class Rules:
                 moved = await alerts.move(connection, change)
                 if moved is not None:
                     batch.changes.append(moved)
-
-    async def _look_again(self, connection: Connection, batch: Batch, subject: str, taken: set[int], now: datetime) -> None:
-        """Measurements were taken away from this subject: put its state right, and the alerts that rested on them."""
-        past = await reevaluate.past(connection, subject, now, self.reported)
-        rows = [readings.stored_of(row) for row in past.rows]
-        known = await self._known.of(connection, [subject])
-        columns, source = evaluate.make_columns(rows, known, self._zone), evaluate.make_source(rows)
-        stored_at = np.array([micros(row["stored_at"]) for row in past.rows], np.int64)
-        old = await states.read(connection, [subject], [compiled.rule.id for compiled in self._rules])
-        new: dict[str, Array] = {}
-        phases: dict[str, NDArray[np.uint8]] = {}
-        today = now.astimezone(self._zone).date()
-        if self._trends and resident_of(subject) is not None:
-            await daily.write(connection, [subject], self._trends, today - timedelta(days=90), today, self._zone)
-            await daily.schedule(connection, [subject], now, self._zone)
-        for compiled in self._rules:
-            plain = columns | evaluate.own_numbers(compiled, [row.resident for row in rows], known)
-            if compiled.rule.daily is not None:
-                new[compiled.rule.id] = old[compiled.rule.id]  # looked at again when this day is over
-                continue
-            asked = np.flatnonzero(windows.worth(compiled, plain, source.setting)).tolist() if compiled.rule.columns else []
-            looked = await windows.columns(connection, compiled, rows, plain, asked)
-            events, _ = evaluate.judged(compiled, source, plain | looked.columns, now)
-            events["now"] = stored_at
-            events["late"] = source.synced & (source.at < stored_at - compiled.late_after // timedelta(microseconds=1))
-            muted = phases.get(compiled.rule.inhibited_by or "")
-            inhibited = None if muted is None else np.isin(muted, (Phase.PENDING, Phase.FIRING))
-            about = evaluate.people(known, [resident_of(subject)], [now], self._zone)
-            every = int(np.max(evaluate.expected(compiled, about)))
-            moments = past if compiled.by_symptoms else past._replace(urgent=[])
-            new[compiled.rule.id], after = reevaluate.replay(compiled.timing, events, moments, inhibited, every, micros(now))
-            phases[compiled.rule.family] = after
-        await states.write(connection, [subject], old, new)
-        concluded = {compiled.rule.id: compiled for compiled in self._rules}
-        for row in await alerts.open_of(connection, [subject]):
-            owners = [concluded[rule] for rule in row["reasons"] if rule in concluded and concluded[rule].rule.daily is None]
-            if owners and await alerts.rests_on(connection, row["alert"], taken):
-                for owner in owners:
-                    await self._put_right(connection, batch, row, owner, new[owner.rule.id], taken, now)
-
-    async def _put_right(
-        self, connection: Connection, batch: Batch, row: dict[str, Any], compiled: Compiled, state: Array, taken: set[int], now: datetime
-    ) -> None:
-        """Move an open alert to what is left of it: nothing (retracted), or what the remaining measurements say."""
-        phase = Phase(int(state["phase"][0]))
-        gone = {"taken": sorted(taken), "zh": "所依据的读数已归属他人", "en": "what it was concluded from is somebody else's"}
-        told = {"retraction": gone}
-        was = row["reasons"][compiled.rule.id]
-        severity = Severity(was["severity"])
-        if phase is Phase.NORMAL:
-            change = Change(row["subject"], row["family"], compiled.rule.id, State.CLEARED, severity, Why.RETRACTED, now, explanation=told)
-        else:
-            # a person may have been paged: a firing alert stays firing while anything of it is left
-            left = State.FIRING if was["state"] == State.FIRING else _STATE[phase]
-            deadline = reevaluate.deadline_of(state)
-            change = Change(
-                row["subject"], row["family"], compiled.rule.id, left, severity, Why.REEVALUATED, now, deadline=deadline, explanation=told
-            )
-        moved = await alerts.move(connection, change)
-        if moved is not None:
-            batch.changes.append(moved)
 
 
 _RANK = np.array([0, 2, 3, 1], np.uint8)  # how much each phase mutes

@@ -38,6 +38,7 @@ class Shadow(Rules):
 
     async def step(self, connection: Connection, batch: Batch, now: datetime) -> datetime | None:
         """Evaluate the batch; raises only what the database itself raises."""
+        batch.undo.append(self.forget)
         try:
             async with connection.transaction():
                 await self._known.look(connection)
@@ -46,9 +47,8 @@ class Shadow(Rules):
             raise
         except Exception:
             log.exception("packs in shadow failed")
+            self.forget()  # the savepoint took back what it had written
             metrics.shadow_failed.inc()
-        if any(event.kind == "facts" for event in batch.events):
-            self._known.forget()
         return await states.next_due(connection, batch.mine)
 
     async def carry_out(self, connection: Connection, batch: Batch, concluded: Sequence[Change]) -> None:

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest import readings
+from ingest import lookback
 from ingest.batch import Stored
-from rules import tables
+from rules import features, tables
 from rules.evaluate import Compiled, Source
-from rules.features import FEATURES
 from rules.history import History, Reading
 from rules.pack import FACTS
 from vitals.floor.database import Connection
@@ -37,16 +36,6 @@ class Looked(NamedTuple):
     inputs: dict[int, list[int]]
 
 
-def feature(made: Mapping[str, Any], past: Sequence[Reading]) -> float:
-    """One column of one measurement; NaN where the past does not hold what it needs."""
-    name, arguments = tables.only(made)
-    return _number(FEATURES[name](History({}, past), **arguments))
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None or isinstance(value, str) else float(value)
-
-
 def fill(compiled: Compiled, found: Columns, plain: Columns, seen: Mapping[int, Sequence[Reading]]) -> set[int]:
     """Fill the rule's columns at the rows that are keys of `seen`, which holds what each looks back at. Returns rows at which one raised.
 
@@ -63,7 +52,7 @@ def fill(compiled: Compiled, found: Columns, plain: Columns, seen: Mapping[int, 
             continue
         for number, past in seen.items():
             try:
-                found[name][number] = feature(how, past)
+                found[name][number] = features.evaluate(how, History({}, past))
             except Exception:
                 log.exception("a feature raised", extra={"rule": compiled.rule.id})
                 failed.add(number)
@@ -92,7 +81,7 @@ def _fill_from_table(
         rows.append({column: tables.column_value(person, column, table) for column in columns})
     for number, outputs in zip(seen, tables.evaluate(table, rows, terms) if rows else (), strict=True):
         for column, give in gives:
-            found[column][number] = _number(outputs[give])
+            found[column][number] = features.number(outputs[give])
 
 
 def _facts(known: Mapping[str, float]) -> dict[str, float]:
@@ -177,7 +166,7 @@ async def columns(connection: Connection, compiled: Compiled, rows: Sequence[Sto
     if not asked:
         return found
     since = min(rows[number].measurement.measured_at for number in asked) - compiled.look_back
-    past = await readings.windows(connection, sorted({rows[number].subject for number in asked}), since, sorted(compiled.looks_at))
+    past = await lookback.windows(connection, sorted({rows[number].subject for number in asked}), since, sorted(compiled.looks_at))
     seen: dict[int, list[Reading]] = {}
     for number in asked:
         row = rows[number]
@@ -203,7 +192,7 @@ async def look(
     first = asked(compiled, plain, source, subject, busy) & source.person
     if compiled.rule.wakes is not None and first.any():
         since = min(rows[number].measurement.measured_at for number in np.flatnonzero(first).tolist()) - compiled.look_back
-        woken = await readings.flagged(connection, compiled.rule.wakes, since)
+        woken = await lookback.flagged(connection, compiled.rule.wakes, since)
         first &= busy | np.array([row.subject in woken for row in rows], bool)
     found = await columns(connection, compiled, rows, plain, np.flatnonzero(first).tolist())
     more = followers(compiled, plain | found.columns, source, subject, first) & source.person

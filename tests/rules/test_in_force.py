@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rules import evaluate, pack
+from ingest.batch import Batch, Event
+from rules import alerts, evaluate, features, pack
 from rules.condition import Columns, Truth
+from rules.service import Rules
 from tests.ingest.helpers import Clinic, measurement, message
-from tests.rules.test_alerts import MINUTES
+from tests.rules.test_alerts import MINUTES, expire
+from vitals.alert import Change, Severity, State, Why
+from vitals.floor import database
 
 pytestmark = pytest.mark.services
 HTN = "cn.nbphs3.htn"
@@ -88,7 +93,6 @@ async def test_a_parameter_of_a_resident_or_a_centre_tightens_a_rule_inside_its_
 
 def breaking(one: evaluate.Compiled, *, always: bool) -> evaluate.Compiled:
     """A rule that raises on everything, or on a diastolic of 111 only."""
-    from dataclasses import replace
 
     def when(columns: Columns) -> Truth:
         if always or (columns["diastolic"] == 111).any():
@@ -125,6 +129,49 @@ async def test_a_rule_that_raises_touches_no_other_and_a_person_is_told(
     assert "186" in told["zh"]
 
 
+async def test_a_feature_that_raises_is_told_and_stops_neither_visits_nor_days(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise OverflowError("a feature that breaks")
+
+    for name in ("gain", "session_mean", "change_of_means"):
+        monkeypatch.setitem(features.FEATURES, name, broken)
+    resident = await clinic.resident()
+    await clinic.submit("facts", {"facts": {"heart_failure": True}}, resident)
+    weighed = measurement(kind="weight", values={"weight": 72.5}, raw="07")
+    await clinic.send(message(weighed), message(measurement(186, 112, setting="clinic")))
+    found = {(row["family"], row["rule"]) for row in await clinic.rows("select family, rule from alert")}
+    assert ("bp_danger", "htn.danger") in found
+    assert [row["reasons"].keys() for row in await clinic.rows("select reasons from alert where family = 'not_judged'")] == [
+        {"hf.weight", "htn.control"}
+    ], "nothing that a rule broke on passes unseen because it hits nothing then"
+    yesterday = timedelta(days=1)
+    await clinic.send(message(measurement(130, 80, ago=yesterday, time_quality="estimated")))
+    await expire(clinic)
+    await clinic.idle()
+    assert await clinic.value("select count(*) from daily_value where subject = %s", resident) > 0, "the days are written all the same"
+
+
+async def test_a_pack_may_not_take_anothers_rule_nor_name_a_value_that_is_not_there(clinic: Clinic) -> None:
+    copy = stricter().replace("pack: cn.nbphs3.htn", "pack: local.copy", 1)
+    assert await clinic.submit("pack", {"text": copy}, account="admin") == "refused:rule_taken:htn.control, htn.danger"
+    misspelt = stricter().replace("血压 {systolic}/", "血压 {systolc}/", 1)
+    assert "no value {systolc}" in await clinic.submit("pack", {"text": misspelt}, account="admin")
+
+
+async def test_what_a_transaction_that_failed_had_put_in_force_is_forgotten(clinic: Clinic) -> None:
+    rules = Rules([pack.load_named(HTN)], "Asia/Shanghai")
+    event = Event(0, "pack", None, {"text": stricter()}, "admin", datetime.now(UTC))
+    batch = Batch(events=[event])
+    async with await database.connect(clinic.conninfo) as connection:
+        async with connection.transaction(force_rollback=True):  # a later step fails
+            await rules.step(connection, batch, datetime.now(UTC))
+        for undo in batch.undo:
+            undo()
+        await clinic.run("update fact_version set packs = packs + 1")  # somebody else's change bears the same number
+        await rules.step(connection, Batch(), datetime.now(UTC))
+    assert next(one.pack.name for one in rules._rules) == "cn.nbphs3.htn@1.0.0"
+
+
 async def test_a_number_that_is_none_and_an_absurd_resident_disturb_nobody(clinic: Clinic) -> None:
     absurd = measurement(kind="glucose", values={"glucose": 1e300}, device="cuff-home-2")
     await clinic.run(
@@ -143,8 +190,6 @@ def test_what_raises_in_one_row_is_named_and_the_rest_is_judged_as_ever() -> Non
     }.items()}  # fmt: skip
     yes = np.ones(5, bool)
     source = evaluate.Source(np.arange(5), yes, yes, np.zeros(5, np.uint8), yes)
-    from datetime import UTC, datetime
-
     events, failed = evaluate.judged(breaking(one, always=False), source, columns, datetime(2026, 1, 5, tzinfo=UTC))
     whole, none = evaluate.judged(one, source, columns, datetime(2026, 1, 5, tzinfo=UTC))
     assert failed.tolist() == [True, False, False, False, False]
@@ -172,14 +217,8 @@ async def test_two_rules_of_one_family_are_two_reasons_of_one_alert(clinic: Clin
 
 
 async def test_a_reason_that_goes_leaves_the_alert_to_the_others(clinic: Clinic) -> None:
-    from datetime import UTC, datetime
-
-    from rules import alerts
-    from vitals.alert import Change, Severity, State, Why
-    from vitals.floor import database
-
     def change(rule: str, state: State, severity: Severity, why: Why) -> Change:
-        return Change("r-x", "trend", rule, state, severity, why, datetime.now(UTC) + timedelta())
+        return Change("r-x", "trend", rule, state, severity, why, datetime.now(UTC))
 
     async with await database.connect(clinic.conninfo) as connection:
         assert await alerts.move(connection, change("a", State.FIRING, Severity.P4, Why.AT_ONCE))
@@ -189,7 +228,11 @@ async def test_a_reason_that_goes_leaves_the_alert_to_the_others(clinic: Clinic)
         assert await alerts.move(connection, change("b", State.CLEARED, Severity.P3, Why.CLEARED)) is None
         row = (await alerts.open_of(connection, ["r-x"]))[0]
         assert (row["state"], row["severity"]) == ("firing", "P4")
-        ended = await alerts.move(connection, change("a", State.CLEARED, Severity.P4, Why.CLEARED))
+        assert await alerts.move(connection, change("c", State.PENDING, Severity.P3, Why.OPENED))
+        assert await alerts.move(connection, change("a", State.CLEARED, Severity.P4, Why.CLEARED)) is None
+        row = (await alerts.open_of(connection, ["r-x"]))[0]
+        assert (row["state"], row["severity"]) == ("firing", "P3"), "somebody may have been paged: it fires while anything of it is left"
+        ended = await alerts.move(connection, change("c", State.CLEARED, Severity.P4, Why.CLEARED))
         assert ended is not None
         assert ended.state is State.CLEARED
         assert await alerts.open_of(connection, ["r-x"]) == []
