@@ -10,22 +10,31 @@ from typing import Any, NamedTuple
 
 from psycopg.types.json import Jsonb
 
+from care import staff
 from vitals.errors import Refused
 from vitals.floor.database import Connection
 
-ROLES = ("admin", "doctor", "station", "resident")
+ROLES = ("admin", "security", "audit", "doctor", "nurse", "supervisor", "hospital", "sentinel", "station", "resident")
+TEAM_ROLES = ("doctor", "nurse", "supervisor")
 CODE_LIFETIME = timedelta(minutes=10)
 CODE_TRIES = 5
 _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # nothing that looks like something else
 
 
 class Account(NamedTuple):
-    """Who is asking. refers_to: staff, gateway or resident by role; team: of a doctor."""
+    """Who is asking. refers_to: staff, gateway or resident by role; teams: whose queue they work at this moment (their own, those they
+    cover or are on duty for); places: the hospitals or grid cells they belong to."""
 
     account: str
     role: str
     refers_to: str | None
-    team: str | None
+    teams: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+
+    @property
+    def actor(self) -> str:
+        """The name that stands in a log."""
+        return self.refers_to or self.account
 
 
 def _digest(secret: str) -> bytes:
@@ -44,13 +53,18 @@ async def create(connection: Connection, role: str, refers_to: str | None) -> tu
 async def by_token(connection: Connection, token: str) -> Account | None:
     """The live account of a token."""
     cursor = await connection.execute(
-        "select a.account, a.role, a.refers_to, s.team from account a left join staff s on a.role = 'doctor' and s.staff = a.refers_to"
-        " left join gateway g on a.role = 'station' and g.gateway = a.refers_to"
+        "select a.account, a.role, a.refers_to from account a left join gateway g on a.role = 'station' and g.gateway = a.refers_to"
         " where a.token_digest = %s and a.revoked_at is null and (a.role <> 'station' or g.revoked_at is null)",
         (_digest(token),),
     )
     row = await cursor.fetchone()
-    return Account(**row) if row is not None else None
+    if row is None:
+        return None
+    found = Account(**row)
+    if found.refers_to is None or found.role in ("station", "resident"):
+        return found
+    reach = await staff.reach(connection, found.refers_to)
+    return found._replace(teams=tuple(reach["teams"]) if found.role in TEAM_ROLES else (), places=tuple(reach["places"]))
 
 
 async def revoke(connection: Connection, account: str) -> None:

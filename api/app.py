@@ -16,7 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api import console, devices, packs, pairings, people, queue, stations
+from api import console, devices, packs, pages, pairings, people, queue, referrals, stations, worklists
 from api.events import Hub
 from api.guard import Guard
 from api.problem import install, problem
@@ -65,8 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     install(app)
     app.add_middleware(Guard, body_limit=settings.api_body_limit)
-    for router in (stations.router, devices.router, pairings.router, people.router, packs.router, queue.router, console.router):
-        app.include_router(router)
+    for room in (stations, devices, pairings, people, packs, queue, referrals, worklists, console, pages):
+        app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=Path(str(files("api").joinpath("static")))), "static")
 
     @app.get("/v1/health", tags=["operations"], response_model=Health)

@@ -104,11 +104,10 @@ def event(name: str, data: Any) -> bytes:
 async def queue_stream(request: Request, account: Account, token_check: Callable[[], Any]) -> AsyncIterator[bytes]:
     """`snapshot` with the whole queue, then `case` for every change of a case of this team, `ended` when one ends."""
     hub: Hub = request.app.state.hub
-    team = account.team if account.role == "doctor" else None
-    subscriber = Subscriber(lambda channel, note: channel == "queue" and team in (None, note["team"]))
+    subscriber = Subscriber(lambda channel, note: channel == "queue" and note["team"] in account.teams)
     with hub.subscribe(subscriber):
         async with request.app.state.pool.connection() as connection:
-            yield event("snapshot", await cases.queue(connection, team, QUEUE_LIMIT))
+            yield event("snapshot", await cases.queue(connection, account.teams, QUEUE_LIMIT))
         async for item in _notes(subscriber, token_check):
             if isinstance(item, bytes):
                 yield item

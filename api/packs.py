@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from api.stations import Accepted, Strict
-from api.who import Admin, Database, DoctorOrAdmin, may_see
+from api.who import Admin, CommunityOrAdmin, Database, may_see
 from ingest import intake
 from rules import in_force, pack
 from vitals.errors import BadInput, ConfigError
@@ -84,7 +84,7 @@ def _view(one: pack.Pack, shipped: set[str]) -> PackView:
 
 
 @router.get("/packs")
-async def packs(account: DoctorOrAdmin, connection: Database) -> Packs:
+async def packs(account: CommunityOrAdmin, connection: Database) -> Packs:
     """The packs that judge what is measured now, and every version that was ever put in force here."""
     del account
     shipped = [pack.load_named(name) for name in pack.shipped()]
@@ -123,7 +123,7 @@ async def of_centre(body: CentreParameter, account: Admin, connection: Database)
 
 
 @router.put("/residents/{resident}/parameters", status_code=202)
-async def of_resident(resident: str, body: Parameter, account: DoctorOrAdmin, connection: Database) -> Accepted:
+async def of_resident(resident: str, body: Parameter, account: CommunityOrAdmin, connection: Database) -> Accepted:
     """A number of a pack for one resident, inside the pack's clamp."""
     await may_see(connection, account, resident)
     return await _set(connection, body, "resident", resident, account.account)

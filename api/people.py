@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
 from api.stations import Accepted, Id, Strict
-from api.who import Admin, Database, DoctorOrAdmin, PersonOrStaff, may_see
-from care import residents
+from api.who import Admin, CommunityOrAdmin, Database, PersonOrStaff, may_see
+from care import contracts, residents
 from ingest import intake, readings
 from vitals.errors import BadInput, Refused
 from vitals.metric import METRICS
@@ -87,7 +87,7 @@ async def add(body: NewResident, account: Admin, connection: Database) -> NewRes
     """A new resident, signed with a doctor if one is named."""
     resident = await residents.add(connection, body.name, body.sex, body.birth_date, body.site)
     if body.doctor is not None:
-        await residents.sign(connection, resident, body.doctor, datetime.now(UTC).date())
+        await contracts.sign(connection, resident, body.doctor, datetime.now(UTC).date(), by=account.actor)
     known = {"sex": body.sex, "birth_date": body.birth_date.isoformat() if body.birth_date else None}
     facts = {fact: value for fact, value in known.items() if value is not None}
     number = await intake.submit(connection, "facts", {"facts": facts}, account.account, resident)
@@ -95,9 +95,9 @@ async def add(body: NewResident, account: Admin, connection: Database) -> NewRes
 
 
 @router.get("/residents")
-async def listing(account: DoctorOrAdmin, connection: Database) -> list[ResidentView]:
+async def listing(account: CommunityOrAdmin, connection: Database) -> list[ResidentView]:
     """The residents signed with this doctor's team; all of them for an administrator."""
-    return [ResidentView(**row) for row in await residents.listing(connection, account.team, 1000)]
+    return [ResidentView(**row) for row in await residents.listing(connection, account.teams if account.role != "admin" else None, 1000)]
 
 
 @router.get("/residents/{resident}")
@@ -108,7 +108,7 @@ async def one(resident: str, account: PersonOrStaff, connection: Database) -> Re
 
 
 @router.put("/residents/{resident}/facts", status_code=202)
-async def tell(resident: str, body: Facts, account: DoctorOrAdmin, connection: Database) -> Accepted:
+async def tell(resident: str, body: Facts, account: CommunityOrAdmin, connection: Database) -> Accepted:
     """Record facts the rules ask for; only the fields given are changed."""
     await may_see(connection, account, resident)
     given = {fact: getattr(body, fact) for fact in body.model_fields_set}
@@ -138,7 +138,7 @@ async def series(
 
 
 @router.post("/measurements/{measurement}/attribution", status_code=202)
-async def reattribute(measurement: int, body: Reattribution, account: DoctorOrAdmin, connection: Database) -> Accepted:
+async def reattribute(measurement: int, body: Reattribution, account: CommunityOrAdmin, connection: Database) -> Accepted:
     """Say that a measurement is somebody else's: what was concluded from it is retracted, whoever it belongs to now is looked at."""
     rows = await readings.by_number(connection, [measurement])
     if not rows:
@@ -146,24 +146,24 @@ async def reattribute(measurement: int, body: Reattribution, account: DoctorOrAd
     former = rows[0]["resident"]
     for resident in {former, body.resident} - {None}:
         await may_see(connection, account, str(resident))
-    if former is None and account.role != "admin" and rows[0]["site"] not in await residents.duty_sites(connection, str(account.team)):
+    if former is None and account.role != "admin" and rows[0]["site"] not in await residents.duty_sites(connection, account.teams):
         raise Refused("unknown_measurement")
     row = {"measurement": measurement, "resident": body.resident, "why": body.why}
     return Accepted(id=await intake.submit(connection, "reattribute", row, account.account, rows[0]["subject"]))
 
 
 @router.get("/unclaimed")
-async def unclaimed(account: DoctorOrAdmin, connection: Database) -> list[dict[str, Any]]:
+async def unclaimed(account: CommunityOrAdmin, connection: Database) -> list[dict[str, Any]]:
     """Measurements that belong to nobody yet; a doctor sees those of the stations the team is on duty for."""
     rows = await readings.unclaimed(connection, 500)
     if account.role == "admin":
         return rows
-    mine = await residents.duty_sites(connection, str(account.team))
+    mine = await residents.duty_sites(connection, account.teams)
     return [row for row in rows if row["site"] in mine]
 
 
 @router.post("/unclaimed/{measurement}/claim", status_code=202)
-async def claim(measurement: int, body: ClaimFor, account: DoctorOrAdmin, connection: Database) -> Accepted:
+async def claim(measurement: int, body: ClaimFor, account: CommunityOrAdmin, connection: Database) -> Accepted:
     """Say whose measurement it is; the rules see it as theirs from then on."""
     await may_see(connection, account, body.resident)
     if measurement not in {row["measurement"] for row in await unclaimed(account, connection)}:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request
+from fastapi import Security as SecurityScheme
 from fastapi.security import HTTPBearer
 
-from api.accounts import Account
-from care import residents
+from api.accounts import ROLES, TEAM_ROLES, Account
+from care import referrals, residents
 from vitals.errors import Refused
 from vitals.floor.database import Connection
 
@@ -19,7 +21,7 @@ _scheme = HTTPBearer(auto_error=False, description="A token printed once by `yiz
 def role(*roles: str) -> Callable[[Request], Account]:
     """A dependency that lets only these roles in."""
 
-    def check(request: Request, _documented: object = Security(_scheme)) -> Account:
+    def check(request: Request, _documented: object = SecurityScheme(_scheme)) -> Account:
         account: Account | None = getattr(request.state, "account", None)
         if account is None:
             raise Refused("unauthenticated")
@@ -39,24 +41,45 @@ async def connection(request: Request) -> AsyncIterator[Connection]:
 
 Database = Annotated[Connection, Depends(connection, scope="function")]
 Admin = Annotated[Account, Depends(role("admin"))]
-Doctor = Annotated[Account, Depends(role("doctor"))]
-DoctorOrAdmin = Annotated[Account, Depends(role("doctor", "admin"))]
+Community = Annotated[Account, Depends(role(*TEAM_ROLES))]  # who works a team's queue
+CommunityOrAdmin = Annotated[Account, Depends(role(*TEAM_ROLES, "admin"))]
+Staff = Annotated[Account, Depends(role(*TEAM_ROLES, "hospital", "sentinel"))]
+Doctor = Annotated[Account, Depends(role("doctor", "supervisor"))]  # decides: refers, ends, dismisses
+Sentinel = Annotated[Account, Depends(role("sentinel"))]
+DoctorOrHospital = Annotated[Account, Depends(role("doctor", "supervisor", "hospital"))]
+ReferralSide = Annotated[Account, Depends(role(*TEAM_ROLES, "hospital"))]
 Station = Annotated[Account, Depends(role("station"))]
 ResidentOrAdmin = Annotated[Account, Depends(role("resident", "admin"))]
-PersonOrStaff = Annotated[Account, Depends(role("resident", "doctor", "admin"))]
-Anyone = Annotated[Account, Depends(role("admin", "doctor", "station", "resident"))]
+PersonOrStaff = Annotated[Account, Depends(role("resident", *TEAM_ROLES, "hospital", "admin"))]
+Anyone = Annotated[Account, Depends(role(*ROLES))]
 
 
-async def may_see(connection: Connection, account: Account, resident: str) -> dict[str, object]:
-    """The resident, if this account may see it: the person, the signed team, an administrator.
+async def may_see(connection: Connection, account: Account, resident: str) -> dict[str, Any]:
+    """The resident, if this account may see it.
 
-    Raises Refused `unknown_resident` otherwise: whether somebody exists is nobody else's business.
+    The person and a guardian; the signed team, who covers it and the centre's duty; whoever works the case of somebody unsigned; a
+    hospital with an open referral; an administrator. Raises Refused `unknown_resident` otherwise: whether somebody exists is nobody
+    else's business.
     """
     found = await residents.get(connection, resident)
     if found is not None and (
         account.role == "admin"
-        or (account.role == "resident" and account.refers_to == resident)
-        or (account.role == "doctor" and found["team"] is not None and found["team"] == account.team)
+        or (account.role == "resident" and account.refers_to is not None and await _theirs(connection, account.refers_to, resident))
+        or (account.role in TEAM_ROLES and await residents.with_team(connection, resident, found["team"], account.teams))
+        or (account.role == "hospital" and await referrals.sent_to(connection, resident, account.places))
     ):
         return found
     raise Refused("unknown_resident")
+
+
+async def _theirs(connection: Connection, person: str, resident: str) -> bool:
+    return person == resident or await residents.guards(connection, person, resident, datetime.now(UTC).date())
+
+
+def zone_of(request: Request) -> str:
+    """The zone of this deployment's days."""
+    zone: str = request.app.state.zone
+    return zone
+
+
+Zone = Annotated[str, Depends(zone_of)]

@@ -261,7 +261,7 @@ class Run:
             counts = {(row["source"].removeprefix("mqtt:"), row["record"]): row["n"] for row in rows}
             cursor = await connection.execute("select count(*) as n from alert where family = 'bp_danger'")
             alerts = (await cursor.fetchone() or {})["n"]
-            cursor = await connection.execute("select count(*) as n from outbox where kind = 'notify'")
+            cursor = await connection.execute("select count(*) as n from case_log where what = 'paged'")
             pages = (await cursor.fetchone() or {})["n"]
             cursor = await connection.execute("select reason, count(*) as n from quarantine group by 1")
             quarantined = {row["reason"]: row["n"] for row in await cursor.fetchall()}

@@ -25,7 +25,7 @@ from typing import Any
 from vitals.floor import database
 from yizhan import postgres
 from yizhan.broker import mosquitto_program
-from yizhan.compose import ROOMS
+from yizhan.compose import migrate
 from yizhan.composition import Service, free_port
 
 Say = Callable[[str], None]
@@ -64,7 +64,7 @@ async def cluster(folder: Path) -> AsyncIterator[tuple[str, str]]:
     await service.start()
     try:
         url = await postgres.prepare(port, superuser, "application-password")
-        await database.migrate(url, ROOMS)
+        await migrate(url)
         yield url, f"postgresql://postgres:{superuser}@127.0.0.1:{port}"
     finally:
         await service.stop()

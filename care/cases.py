@@ -1,11 +1,15 @@
-"""All SQL about cases and referrals. Every transition is one statement with its log entry, versioned against double clicks."""
+"""All SQL about cases. Every transition is one transaction with its log entry and its next clock, versioned against double clicks."""
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from care.case import FOLLOW_UP, CaseState, next_state
+from care import ladders, referrals
+from care.calendar import Calendar
+from care.case import CALLS, LONGEST_SNOOZE, CaseState, next_state
+from care.ladder import acknowledge_by, calling, resting, working
 from care.residents import Route
 from vitals.alert import Severity
 from vitals.errors import Refused
@@ -35,11 +39,12 @@ async def open_new(connection: Connection, subject: str, resident: str | None, r
 
 async def log(
     connection: Connection, case: int, at: datetime, actor: str, what: str, before: str | None, after: str,
-    alert: int | None = None, why: str = "",
+    alert: int | None = None, why: str = "", coded: str | None = None,
 ) -> None:  # fmt: skip
     await connection.execute(
-        "insert into case_log (care_case, at, actor, what, from_state, to_state, alert, why) values (%s, %s, %s, %s, %s, %s, %s, %s)",
-        (case, at, actor, what, before, after, alert, why),
+        "insert into case_log (care_case, at, actor, what, from_state, to_state, alert, why, coded)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        (case, at, actor, what, before, after, alert, why, coded),
     )
 
 
@@ -47,18 +52,24 @@ async def join_alert(connection: Connection, case: int, alert: int) -> None:
     await connection.execute("insert into case_alert values (%s, %s) on conflict do nothing", (case, alert))
 
 
-async def refresh(
-    connection: Connection, case: int, now: datetime, *, paged: bool, again: bool, ack_due: datetime | None
-) -> None:  # fmt: skip
-    """After an alert moved: severity follows the open alerts; a page starts the clock, a second one unacknowledges."""
+async def refresh(connection: Connection, case: int, now: datetime) -> None:
+    """After an alert moved: severity follows the open alerts."""
     await connection.execute(
         "update care_case c set severity = coalesce((select min(a.severity) from case_alert l join alert a using (alert)"
         "   where l.care_case = c.care_case and a.state in ('pending', 'firing', 'unconfirmed')), c.severity),"
-        " paged_at = case when %s then %s else paged_at end,"
-        " ack_due_at = least(ack_due_at, %s),"
-        " state = case when %s and state = 'acknowledged' then 'open' else state end,"
         " version = version + 1, updated_at = %s where care_case = %s",
-        (paged, now, ack_due, again, now, case),
+        (now, case),
+    )
+
+
+async def call(connection: Connection, case: int, severity: Severity, now: datetime, calendar: Calendar) -> None:
+    """Somebody must see it: a ladder begins, and a case that was acknowledged is so no longer."""
+    rungs = calling(severity, now, calendar)
+    await ladders.lay(connection, rungs, severity, now, case=case)
+    await connection.execute(
+        "update care_case set called = %s, page = page + 1, paged_at = %s, ack_due_at = %s, snoozed_until = null,"
+        " state = case when state in ('acknowledged', 'claimed') then 'open' else state end where care_case = %s",
+        (severity, now, acknowledge_by(severity, rungs), case),
     )
 
 
@@ -72,20 +83,21 @@ async def get(connection: Connection, case: int) -> dict[str, Any] | None:
     return await cursor.fetchone()
 
 
-async def queue(connection: Connection, team: str | None, limit: int, case: int | None = None) -> list[dict[str, Any]]:
-    """Cases that are not ended (or the one asked for), worst first: severity, unacknowledged, then who waits longest."""
+async def queue(connection: Connection, teams: Sequence[str] | None, limit: int, case: int | None = None) -> list[dict[str, Any]]:
+    """Cases that are not ended (or the one asked for), worst first: awake, severity, unacknowledged, then who waits longest."""
     cursor = await connection.execute(
         "select c.care_case, c.subject, c.resident, c.team, c.state, c.severity, c.version, c.opened_at, c.updated_at, c.ack_due_at,"
-        " c.claimed_by, c.acknowledged_by, r.name as resident_name, r.sex, r.birth_date,"
+        " c.claimed_by, c.acknowledged_by, c.snoozed_until, r.name as resident_name, r.sex, r.birth_date,"
         " (select jsonb_agg(jsonb_build_object('alert', a.alert, 'family', a.family, 'state', a.state, 'severity', a.severity,"
         "   'why', a.why, 'deadline', a.deadline, 'explanation', a.explanation) order by a.severity, a.alert)"
         "  from case_alert l join alert a using (alert) where l.care_case = c.care_case"
         "  and a.state in ('pending', 'firing', 'unconfirmed')) as alerts"
         " from care_case c left join resident r using (resident)"
-        " where c.state not in ('resolved', 'dismissed') and (%s::text is null or c.team = %s)"
+        " where c.state not in ('resolved', 'dismissed') and (%s::text[] is null or c.team = any(%s))"
         " and (%s::bigint is null or c.care_case = %s)"
-        " order by c.severity, (c.state <> 'open'), c.ack_due_at nulls last, c.opened_at limit %s",
-        (team, team, case, case, limit),
+        " order by (c.snoozed_until is not null and c.snoozed_until > now()), c.severity, (c.state <> 'open'), c.ack_due_at nulls last,"
+        " c.opened_at limit %s",
+        (listed := None if teams is None else list(teams), listed, case, case, limit),
     )
     return await cursor.fetchall()
 
@@ -100,11 +112,6 @@ async def history(connection: Connection, case: int) -> list[dict[str, Any]]:
     return await cursor.fetchall()
 
 
-async def referrals_of(connection: Connection, case: int) -> list[dict[str, Any]]:
-    cursor = await connection.execute("select * from referral where care_case = %s order by referral", (case,))
-    return await cursor.fetchall()
-
-
 async def locked(connection: Connection, case: int, version: int) -> dict[str, Any]:
     """The case, locked, if it still is what the caller saw. Raises Refused `unknown_case` or `stale_version`."""
     cursor = await connection.execute("select * from care_case where care_case = %s for update", (case,))
@@ -116,21 +123,55 @@ async def locked(connection: Connection, case: int, version: int) -> dict[str, A
     return row
 
 
-async def act(connection: Connection, case: int, version: int, action: str, actor: str, now: datetime, why: str = "") -> None:
-    """acknowledge or claim: one transition with its log entry."""
+async def act(
+    connection: Connection, case: int, version: int, action: str, actor: str, now: datetime, calendar: Calendar, *,
+    why: str = "", coded: str | None = None, to: str | None = None, until: datetime | None = None,
+) -> None:  # fmt: skip
+    """What a person does with a case, short of ending or referring it; the clock of whoever has it next begins.
+
+    coded: outcome of a call. to: whom it is handed to. until: end of a snooze. Raises Refused `unknown_case`, `stale_version`,
+    `wrong_state`, `unknown_outcome`, `unknown_doctor`, `bad_range`, `cannot_wait`.
+    """
     row = await locked(connection, case, version)
     target = next_state(action, CaseState(row["state"]))
+    severity = Severity(row["severity"])
+    owner, team = row["claimed_by"], row["team"]
+    if action == "call" and coded not in CALLS:
+        raise Refused("unknown_outcome")
+    if action == "snooze":
+        if severity is Severity.P1:
+            raise Refused("cannot_wait", "P1 is not put off")
+        if until is None or not now < until <= now + LONGEST_SNOOZE:
+            raise Refused("bad_range", f"until: at most {LONGEST_SNOOZE.days} days ahead")
+    match action:
+        case "claim":
+            owner = actor
+        case "release":
+            owner = None
+        case "hand_over":
+            cursor = await connection.execute("select team from staff where staff = %s and left_on is null", (to,))
+            found = await cursor.fetchone()
+            if found is None or found["team"] is None or to == actor:
+                raise Refused("unknown_doctor")
+            owner, team = to, found["team"]
+    seen = target is not CaseState.OPEN
     await connection.execute(
-        "update care_case set state = %s, version = version + 1, updated_at = %s, last_human_at = %s,"
-        " acknowledged_at = coalesce(acknowledged_at, %s), acknowledged_by = coalesce(acknowledged_by, %s), ack_due_at = null,"
-        " claimed_by = case when %s = 'claim' then %s else claimed_by end where care_case = %s",
-        (target, now, now, now, actor, action, actor, case),
+        "update care_case set state = %s, version = version + 1, updated_at = %s, last_human_at = %s, claimed_by = %s, team = %s,"
+        " acknowledged_at = case when %s then coalesce(acknowledged_at, %s) end,"
+        " acknowledged_by = case when %s then coalesce(acknowledged_by, %s) end, ack_due_at = case when %s then null else ack_due_at end, snoozed_until = %s where care_case = %s",
+        (target, now, now, owner, team, seen, now, seen, actor, seen, until if action == "snooze" else None, case),
     )
-    await log(connection, case, now, actor, f"{action}{'d' if action.endswith('e') else 'ed'}", row["state"], target, why=why)
+    await log(connection, case, now, actor, action, row["state"], target, why=why if to is None else f"→ {to} {why}", coded=coded)
+    if action in ("release", "hand_over"):
+        await call(connection, case, severity, now, calendar)
+    elif action == "snooze" and until is not None:
+        await ladders.lay(connection, resting(until, calendar), severity, now, case=case)
+    elif seen:
+        await ladders.lay(connection, working(severity, now, calendar), severity, now, case=case)
 
 
-async def end(connection: Connection, case: int, version: int, action: str, actor: str, why: str, now: datetime) -> str:
-    """resolve or dismiss; returns the subject whose alerts end with it."""
+async def end(connection: Connection, case: int, version: int, action: str, actor: str, why: str, now: datetime) -> dict[str, Any]:
+    """resolve or dismiss; returns the case as it was, whose alerts end with it."""
     row = await locked(connection, case, version)
     target = next_state(action, CaseState(row["state"]))
     await connection.execute(
@@ -138,40 +179,31 @@ async def end(connection: Connection, case: int, version: int, action: str, acto
         " outcome = %s where care_case = %s",
         (target, now, now, now, why, case),
     )
-    await log(connection, case, now, actor, target, row["state"], target, why=why)
-    subject: str = row["subject"]
-    return subject
+    await log(connection, case, now, actor, action, row["state"], target, why=why)
+    await ladders.stop(connection, now, case=case)
+    return row
 
 
 async def refer(
-    connection: Connection, case: int, version: int, actor: str, hospital: str, urgency: str, reason: str, now: datetime
+    connection: Connection, case: int, version: int, actor: str, hospital: str, urgency: str, reason: str, now: datetime, calendar: Calendar
 ) -> int:  # fmt: skip
-    """The doctor refers: the referral is suggested by the rules and accepted by the doctor in one act.
+    """The doctor refers: what the rules suggested, or what they did not; returns the referral.
 
-    Raises Refused `no_resident` for a case that belongs to nobody: a device cannot be referred.
+    Raises Refused `no_resident` for a case that belongs to nobody: a device cannot be referred; `unknown_hospital`.
     """
     row = await locked(connection, case, version)
     target = next_state("refer", CaseState(row["state"]))
     if row["resident"] is None:
         raise Refused("no_resident")
-    due: date = (now + FOLLOW_UP).date()
-    cursor = await connection.execute(
-        "insert into referral (care_case, resident, state, urgency, hospital, reason, suggested_at, follow_up_due)"
-        " values (%s, %s, 'accepted', %s, %s, %s, %s, %s) returning referral",
-        (case, row["resident"], urgency, hospital, reason, now, due),
-    )
-    made = await cursor.fetchone()
-    assert made is not None
-    for before, after in ((None, "suggested"), ("suggested", "accepted")):
-        await connection.execute(
-            "insert into referral_log (referral, at, actor, from_state, to_state, why) values (%s, %s, %s, %s, %s, %s)",
-            (made["referral"], now, actor, before, after, reason),
-        )
+    await referrals.suggest(connection, case, row["resident"], urgency, [], now)
+    waiting = next(one for one in reversed(await referrals.of_case(connection, case)) if one["state"] == "suggested")
+    number: int = waiting["referral"]
+    await referrals.step(connection, number, waiting["version"], "accept", "community", actor, now, calendar, why=reason, hospital=hospital)
     await connection.execute(
         "update care_case set state = %s, version = version + 1, updated_at = %s, last_human_at = %s, ack_due_at = null"
         " where care_case = %s",
         (target, now, now, case),
     )
-    await log(connection, case, now, actor, "referred", row["state"], target, why=reason)
-    number: int = made["referral"]
+    await log(connection, case, now, actor, "refer", row["state"], target, why=reason)
+    await ladders.lay(connection, working(Severity.P4, now, calendar), Severity(row["severity"]), now, case=case)
     return number

@@ -4,69 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from care import advice, cases, residents
-from care.case import ACKNOWLEDGE_WITHIN, CaseState, page
+from care import advice, cases, plans, residents, staff
+from care.case import PAGED, CaseState, calls
 from ingest import attribution, outbox
 from ingest.batch import Batch, Step
-from vitals.alert import Change, State, Why
+from vitals.alert import Change, Severity, State, Why
 from vitals.errors import Refused
 from vitals.floor.database import Connection
 
 
-async def close_cases(connection: Connection, batch: Batch, now: datetime) -> datetime | None:
-    """Resolve and dismiss: the case ends here, its alerts with the rules, in the same transaction."""
-    for event in batch.events:
-        if event.kind == "case_end":
+def close_cases(zone: str) -> Step:
+    """A step: resolve and dismiss. The case ends here, its alerts with the rules, in the same transaction."""
+
+    async def step(connection: Connection, batch: Batch, now: datetime) -> datetime | None:
+        for event in batch.events:
+            if event.kind != "case_end":
+                continue
             body = event.body
             try:
-                subject = await cases.end(
-                    connection, int(body["case"]), int(body["version"]), body["action"], event.account, body["why"], now
-                )
+                case = await cases.end(connection, int(body["case"]), int(body["version"]), body["action"], event.account, body["why"], now)
             except Refused as error:
                 batch.results[event.intake] = f"refused:{error.reason}"
             else:
-                batch.ended.append((subject, event.account))
-    return None
-
-
-async def open_cases(connection: Connection, batch: Batch, now: datetime) -> datetime | None:
-    """Every alert that moved belongs to a case, opened or joined in the transaction that moved it."""
-    if not batch.changes:
+                batch.ended.append((case["subject"], event.account))
+                await plans.after_case(connection, case, body["action"], now, zone)
         return None
-    sites = {stored.subject: stored.site for stored in batch.measurements}
-    people = {stored.subject: stored.resident for stored in batch.measurements}
-    for change in batch.changes:
-        if change.state is State.CLOSED:
-            continue
-        case = await cases.active_of(connection, change.subject)
-        if case is None:
-            if change.state is State.CLEARED:
+
+    return step
+
+
+def open_cases(zone: str) -> Step:
+    """A step: every alert that moved belongs to a case, opened or joined in the transaction that moved it."""
+
+    async def step(connection: Connection, batch: Batch, now: datetime) -> datetime | None:
+        sites = {stored.subject: stored.site for stored in batch.measurements}
+        people = {stored.subject: stored.resident for stored in batch.measurements}
+        for change in batch.changes:
+            if change.state is State.CLOSED:
                 continue
-            resident = people.get(change.subject, change.subject if change.subject.startswith("r-") else None)
-            route = await residents.route(connection, resident, sites.get(change.subject))
-            number = await cases.open_new(connection, change.subject, resident, route, change.severity, now)
-            state, last_human, team = None, None, route.team
-        else:
-            number, state, last_human, team = case["care_case"], CaseState(case["state"]), case["last_human_at"], case["team"]
-        await _join(connection, number, team, state, last_human, change, now)
-    return None
+            case = await cases.active_of(connection, change.subject)
+            if case is None:
+                if change.state is State.CLEARED:
+                    continue
+                resident = people.get(change.subject, change.subject if change.subject.startswith("r-") else None)
+                route = await residents.route(connection, resident, sites.get(change.subject))
+                await cases.open_new(connection, change.subject, resident, route, change.severity, now)
+                case = await cases.active_of(connection, change.subject)
+                assert case is not None
+            await _join(connection, case, change, now, zone)
+        return None
+
+    return step
 
 
-async def _join(
-    connection: Connection, number: int, team: str, state: CaseState | None, last_human: datetime | None, change: Change, now: datetime
-) -> None:
+async def _join(connection: Connection, case: dict[str, Any], change: Change, now: datetime, zone: str) -> None:
+    """The case takes the alert in; whoever must be reached is called, once for everything that is open about a person."""
+    number, state = case["care_case"], CaseState(case["state"])
     await cases.join_alert(connection, number, change.alert)
-    paging = page(change.state, change.why, change.severity, state, last_human, now)
-    shown = state or CaseState.OPEN
-    await cases.log(connection, number, now, "system", "alert", shown, shown, change.alert, f"{change.state}:{change.why}")
-    begins = paging.now or (change.state is State.FIRING and change.why is not Why.APPENDED)
-    due = now + ACKNOWLEDGE_WITHIN[change.severity] if begins else None
-    await cases.refresh(connection, number, now, paged=paging.now, again=paging.again, ack_due=due)
-    if paging.now:
-        await cases.log(connection, number, now, "system", "paged", shown, CaseState.OPEN if paging.again else shown, change.alert)
-        body = {"case": number, "team": team, "alert": change.alert, "severity": change.severity.value, "again": paging.again}
-        await outbox.put(connection, "notify", body)
+    await cases.log(connection, number, now, "system", "alert", state, state, change.alert, f"{change.state}:{change.why}")
+    await cases.refresh(connection, number, now)
+    called = Severity(case["called"]) if case["called"] is not None else None
+    if calls(change, state, called, case["last_human_at"], now):
+        await cases.call(connection, number, change.severity, now, await staff.calendar(connection, case["team"], now, zone))
+        if change.severity in PAGED:
+            await cases.log(connection, number, now, "system", "paged", state, CaseState.OPEN, change.alert)
+    if change.state is State.FIRING and change.why is not Why.APPENDED and case["resident"] is not None:
+        await plans.after_alert(connection, case, change, now, zone)
 
 
 def advise(symptoms: Sequence[str]) -> Step:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from tests.ingest.helpers import Clinic
 from vitals.floor import database
 from yizhan import postgres
-from yizhan.compose import ROOMS
+from yizhan.compose import migrate
 from yizhan.composition import Service, free_port
 
 settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
@@ -64,7 +64,7 @@ def template(cluster: str) -> str:
     """A migrated database that tests copy."""
     with psycopg.connect(f"{cluster}/postgres", autocommit=True) as connection:
         connection.execute("create database template_yizhan owner yizhan")
-    asyncio.run(database.migrate(_as_application(cluster, "template_yizhan"), ROOMS))
+    asyncio.run(migrate(_as_application(cluster, "template_yizhan")))
     return "template_yizhan"
 
 

@@ -36,6 +36,8 @@ class Settings(BaseModel):
     database_url: SecretStr | None = Field(None, description="postgresql://… of worker, broker keeper and API")
     database_pool: int = Field(8, ge=1, le=200)
 
+    field_key: SecretStr | None = Field(None, description="seals what names a person, and contacts; at least 24 characters, kept for ever")
+
     mqtt_host: str = "127.0.0.1"
     mqtt_port: int = Field(1883, ge=1, le=65535)
     mqtt_user: str | None = None
@@ -106,6 +108,12 @@ class Settings(BaseModel):
         if self.database_url is None:
             raise ConfigError(["YIZHAN_DATABASE_URL: needed by this process and not set"])
         return self.database_url.get_secret_value()
+
+    def sealing(self) -> str:
+        """The secret that fields are sealed under; raises ConfigError when there is none."""
+        if self.field_key is None:
+            raise ConfigError(["YIZHAN_FIELD_KEY: needed by this process and not set"])
+        return self.field_key.get_secret_value()
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:

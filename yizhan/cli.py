@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="the result as one JSON object")
     for name, words in (
         ("worker", "process: messages → database, rules, cases"), ("ingest", "process: broker → Kafka, of the distributed composition"),
-        ("api", "process: HTTP API and console"),
+        ("api", "process: HTTP API and console"), ("notifier", "process: escalation, notices, follow-up plans"),
         ("broker", "process: the MQTT broker and its credentials"), ("migrate", "apply the database's missing migrations"),
         ("check", "list everything unsafe or broken about this deployment"),
     ):  # fmt: skip
@@ -166,6 +166,12 @@ def _api(_chosen: argparse.Namespace) -> int:
     return _process(compose.api)
 
 
+def _notifier(_chosen: argparse.Namespace) -> int:
+    from yizhan import compose
+
+    return _process(compose.notify)
+
+
 def _broker(_chosen: argparse.Namespace) -> int:
     from yizhan import broker
 
@@ -227,11 +233,10 @@ def _fleet(chosen: argparse.Namespace) -> int:
 
 
 def _migrate(_chosen: argparse.Namespace) -> int:
-    from vitals.floor import database
-    from yizhan.compose import ROOMS, arrange
+    from yizhan.compose import arrange, migrate
 
     conninfo = load().database()
-    for name in asyncio.run(database.migrate(conninfo, ROOMS)):
+    for name in asyncio.run(migrate(conninfo)):
         print(name)
     problems = asyncio.run(arrange(conninfo))
     for problem in problems:
@@ -289,7 +294,8 @@ def _account(chosen: argparse.Namespace) -> int:
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "broker": _broker, "gateway": _gateway, "sim": _sim,
+    "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "notifier": _notifier, "broker": _broker,
+    "gateway": _gateway, "sim": _sim,
     "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": rulebench.run, "account": _account,
     "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos, "reconcile": workbench.reconcile,
 }  # fmt: skip

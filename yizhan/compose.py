@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import care.service
+from care import notifier
 from gateway.pairing import Pairing
 from ingest import storage
 from ingest.batch import Step
@@ -30,7 +31,19 @@ def steps(settings: Settings) -> list[Step]:
     if settings.shadow_packs is not None:
         tried = [pack.load(path.read_text(encoding="utf-8")) for path in sorted(settings.shadow_packs.glob("*.yaml"))]
         beside = [Shadow(tried, settings.zone).step]
-    return [care.service.close_cases, Rules(packs, settings.zone).step, *beside, care.service.open_cases, care.service.advise(symptoms)]
+    rules = Rules(packs, settings.zone).step
+    care_first, care_after = care.service.close_cases(settings.zone), care.service.open_cases(settings.zone)
+    return [care_first, rules, *beside, care_after, care.service.advise(symptoms)]
+
+
+async def migrate(conninfo: str) -> list[str]:
+    """Bring the tables to where this code has them; the names of what was applied."""
+    applied = ["jobs"] if await notifier.install(conninfo) else []
+    return applied + await database.migrate(conninfo, ROOMS)
+
+
+async def notify(settings: Settings, stop: asyncio.Event) -> None:
+    await notifier.run(settings, stop)
 
 
 async def arrange(conninfo: str) -> list[str]:

@@ -23,10 +23,9 @@ import httpx
 
 from firmware_sim.town import Control, dbus_daemon
 from vitals.errors import ConfigError
-from vitals.floor import database
 from vitals.settings import load
 from yizhan import broker, kafka, postgres, town
-from yizhan.compose import ROOMS
+from yizhan.compose import migrate
 
 Progress = Callable[[str], None]
 RESTART_FIRST, RESTART_LONGEST = 0.1, 5.0
@@ -173,13 +172,15 @@ class Composition:
         await self._start_database()
         gateway_password = postgres.secret(self._file("gateway"))
         postgres.secret(self._file("worker"))
-        self.first_start = await town.found(self.database_url, gateway_password)
+        field_key = postgres.secret(self._file("field_key"))
+        self.first_start = await town.found(self.database_url, gateway_password, field_key)
         if not (self.data / "devices.json").exists():  # pairing extends it
             town.write_devices(self.data / "devices.json")
         backend: dict[str, str | Path] = {
             "database_url_file": self._file("database_url"),
             "mqtt_user": "worker",
             "mqtt_password_file": self._file("worker"),
+            "field_key_file": self._file("field_key"),
         }
         await self._start_python("broker", self.environment(**backend, backend_users="ingest-1,ingest-2"), "broker")
         kind = broker.choose(load({"YIZHAN_BROKER_KIND": self.broker_kind}))
@@ -191,6 +192,9 @@ class Composition:
             await self._start_edge()
         await self._start_workers(backend)
         self._progress("处理进程 worker        readings, rules, cases in one transaction")
+        await self._start_python("notifier", self.environment(**backend), "notifier")
+        await self._until(self._said("notifier", "notifier started"), "notifier")
+        self._progress("通知进程 notifier      escalation and notices")
         await self._start_python("api", self.environment(**backend), "api")
         await self._until(self._api_answers, "api")
         self._progress(f"接口与控制台 api       {self.url}")
@@ -205,7 +209,7 @@ class Composition:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             file.write(self.database_url)
-        applied = await database.migrate(self.database_url, ROOMS)
+        applied = await migrate(self.database_url)
         self._progress(f"数据库 database        PostgreSQL, 127.0.0.1:{self.ports['database']}, {len(applied)} migrations applied")
 
     async def _start_kafka(self, backend: dict[str, str | Path]) -> None:

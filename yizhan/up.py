@@ -23,8 +23,9 @@ async def run(
         progress("")
         progress(f"控制台 console         {composition.url}/")
         if composition.first_start:
-            progress(f"医生令牌 doctor        {await town.make_login(composition.database_url, 'doctor', town.DOCTOR)}")
-            progress(f"管理令牌 admin         {await town.make_login(composition.database_url, 'admin', None)}")
+            for person, name, _team, role, _place, login in town.PERSONNEL:
+                progress(f"{name} {role:<14} {await town.make_login(composition.database_url, login, person)}")
+            progress(f"管理员 admin         {await town.make_login(composition.database_url, 'admin', None)}")
             progress("(shown once; a new one: yizhan account doctor)")
         else:
             progress("(logins were shown at the first start; a new one: yizhan account doctor)")

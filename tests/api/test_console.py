@@ -15,6 +15,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as ChromeService
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.conftest import missing
@@ -56,11 +57,11 @@ async def measure(composition: Composition, device: str, systolic: int, diastoli
     await composition.control.ask(do="measure", device=device, systolic=systolic, diastolic=diastolic, pulse=88, seconds_ago=ago)
 
 
-async def shown(browser: webdriver.Chrome, what: str, seconds: float = 15) -> None:
+async def shown(browser: webdriver.Chrome, what: str, seconds: float = 15, where: str = "main") -> None:
     """Wait until the page's text contains `what`."""
 
     def text(driver: Any) -> bool:
-        return what in driver.find_element(By.TAG_NAME, "main").text
+        return what in driver.find_element(By.TAG_NAME, where).text
 
     await asyncio.to_thread(WebDriverWait(browser, seconds, ignored_exceptions=[Exception]).until, text)
 
@@ -80,10 +81,10 @@ async def test_a_dangerous_reading_appears_by_itself_and_is_handled_in_the_conso
         await asyncio.to_thread(browser.get, composition.url + "/")
         assert "登录" in browser.title
         browser.find_element(By.ID, "token").send_keys("yz_wrong")
-        await asyncio.to_thread(browser.find_element(By.CSS_SELECTOR, "main button").click)
+        await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
         await shown(browser, "令牌不对")
         browser.find_element(By.ID, "token").send_keys(token)
-        await asyncio.to_thread(browser.find_element(By.CSS_SELECTOR, "main button").click)
+        await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
         await shown(browser, "目前没有待办")
         await shown(browser, "实时更新中")
 
@@ -113,17 +114,107 @@ async def test_a_dangerous_reading_appears_by_itself_and_is_handled_in_the_conso
         await press(browser, "claim")
         await shown(browser, "处理中")
         if target:
-            browser.set_window_size(1180, 1700)
+            browser.set_window_size(1180, 1900)
             browser.save_screenshot(str(Path(target) / "case.png"))
-        fill(browser, "refer", hospital="市第一医院", why="血压危急值,复测确认")
+        fill(browser, "call", why="头晕,已嘱静坐")
+        await press(browser, "call")
+        await shown(browser, "接通,无不适 头晕")
+        fill(browser, "refer", why="血压危急值,复测确认")
         await press(browser, "refer")
         await shown(browser, "已转诊")
-        await shown(browser, "随访截止")
-        fill(browser, "resolve", why="已电话随访,转诊完成")
+        await shown(browser, "市第一医院")
+
+        await log_out(browser)
+        await log_in(browser, composition, "hosp-wu")  # the hospital's side
+        await shown(browser, town.PEOPLE[0][0])
+        await follow(browser, town.PEOPLE[0][0])
+        await shown(browser, "达到危急值")  # the criterion that was met
+        browser.execute_script("document.querySelector('[name=booked_for]').value = '2099-01-05T09:30'")
+        await press(browser, "book")
+        await shown(browser, "2099-01-05 09:30")
+        await press(browser, "see")
+        fill(browser, "report", why="原发性高血压2级;调整为两药联合")
+        await press(browser, "report")
+        fill(browser, "suggest_down", systolic="130", diastolic="80")
+        await press(browser, "suggest_down")
+        await shown(browser, "建议下转")
+        if target:
+            browser.set_window_size(1180, 1200)
+            browser.save_screenshot(str(Path(target) / "referral.png"))
+
+        await log_out(browser)
+        await log_in(browser, composition, town.DOCTOR)  # and down again
+        await follow(browser, "转诊")
+        await follow(browser, town.PEOPLE[0][0])
+        await shown(browser, "两药联合")
+        await press(browser, "accept_down")
+        await press(browser, "return")
+        await shown(browser, "回到社区")
+        await follow(browser, town.PEOPLE[0][0])
+        await shown(browser, "goal_systolic 130")  # the hospital's target is a number of this person's rules now
+        if target:
+            browser.set_window_size(1180, 1500)
+            browser.save_screenshot(str(Path(target) / "resident.png"))
+        await follow(browser, "已转诊")
+        fill(browser, "resolve", why="转诊完成,回社区随访")
         await press(browser, "resolve")
         await shown(browser, "168/111")  # back in the queue, from which the ended case goes by itself
         await gone(browser, "188/113")
+        await follow(browser, "任务")
+        await shown(browser, "转诊后两周随访")
         assert requested_hosts(browser) <= {"127.0.0.1"}
+
+
+HEADINGS = {"队列": "待办队列", "转诊": "双向转诊", "任务": "任务清单", "居民": "签约居民"}
+
+
+async def test_every_role_finds_its_pages_and_another_language(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    async with Composition(tmp_path / "data", gateway_process=False) as composition:
+        for person, pages in (
+            (town.DOCTOR, {"队列", "转诊", "任务", "居民"}), ("nurse-zhao", {"队列", "转诊", "任务", "居民"}), ("duty-sun", {"队列", "转诊", "任务", "居民"}),
+            ("hosp-wu", {"转诊", "任务"}), ("sentinel-he", {"任务"}),
+        ):  # fmt: skip
+            await log_in(browser, composition, person)
+            assert set(browser.find_element(By.TAG_NAME, "nav").text.split()) == pages
+            for words in sorted(pages):
+                await follow(browser, words)
+                await shown(browser, HEADINGS[words])
+            if person == "sentinel-he":
+                browser.find_element(By.NAME, "note").send_keys("头晕,三天未下楼")
+                await press(browser, "reports")
+                await press(browser, "language")
+                await shown(browser, "What is to be done")
+            await log_out(browser)
+        await log_in(browser, composition, town.DOCTOR)
+        await follow(browser, "Work")
+        await shown(browser, "三天未下楼")
+        await follow(browser, "a sentinel's report")
+        await press(browser, "finish")
+        await gone(browser, "三天未下楼")
+
+
+async def log_in(browser: webdriver.Chrome, composition: Composition, person: str) -> None:
+    login = next(row[5] for row in town.PERSONNEL if row[0] == person)
+    await asyncio.to_thread(browser.get, composition.url + "/")
+    browser.find_element(By.ID, "token").send_keys(await town.make_login(composition.database_url, login, person))
+    await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
+    await shown(browser, person, where="header")
+
+
+async def log_out(browser: webdriver.Chrome) -> None:
+    await press(browser, "logout")
+    await shown(browser, "登录")
+
+
+async def click(browser: webdriver.Chrome, element: Any) -> None:
+    """Click what leads to another page, and wait until that has replaced this one."""
+    before = browser.find_element(By.TAG_NAME, "html")
+    await asyncio.to_thread(element.click)
+    await asyncio.to_thread(WebDriverWait(browser, 15).until, staleness_of(before))
+
+
+async def follow(browser: webdriver.Chrome, words: str) -> None:
+    await click(browser, browser.find_element(By.PARTIAL_LINK_TEXT, words))
 
 
 def _form(browser: webdriver.Chrome, action: str) -> Any:
@@ -136,4 +227,4 @@ def fill(browser: webdriver.Chrome, action: str, **fields: str) -> None:
 
 
 async def press(browser: webdriver.Chrome, action: str) -> None:
-    await asyncio.to_thread(_form(browser, action).find_element(By.TAG_NAME, "button").click)
+    await click(browser, _form(browser, action).find_element(By.TAG_NAME, "button"))

@@ -21,9 +21,13 @@ from yizhan import town
 
 pytestmark = pytest.mark.services
 
-ROLES = ("nobody", "admin", "doctor", "station", "resident")
-A, D, S, R = "admin", "doctor", "station", "resident"
-EVERYBODY = {"nobody", A, D, S, R}
+A, SEC, AUD, D, N, U, H, G, S, R = (
+    "admin", "security", "audit", "doctor", "nurse", "supervisor", "hospital", "sentinel", "station", "resident",
+)  # fmt: skip
+ROLES = ("nobody", A, SEC, AUD, D, N, U, H, G, S, R)
+EVERYBODY = set(ROLES)
+SOMEBODY = EVERYBODY - {"nobody"}
+TEAM = {D, N, U}
 
 # every route and who gets past the door; a route that is missing here fails the test
 VERDICTS: dict[str, set[str]] = {
@@ -32,7 +36,7 @@ VERDICTS: dict[str, set[str]] = {
     "POST /v1/checkins/{checkin}/measurements": {S},
     "POST /v1/checkins/{checkin}/symptoms": {S},
     "GET /v1/checkins/{checkin}/events": {S},
-    "GET /v1/intake/{number}": {A, D, S, R},
+    "GET /v1/intake/{number}": SOMEBODY,
     "POST /v1/enrolments": {A},
     "POST /v1/enrolments/redeem": EVERYBODY,
     "POST /v1/gateways/{gateway}/revoke": {A},
@@ -47,38 +51,62 @@ VERDICTS: dict[str, set[str]] = {
     "POST /v1/accounts": {A},
     "POST /v1/accounts/{account}/revoke": {A},
     "POST /v1/residents": {A},
-    "GET /v1/residents": {A, D},
-    "GET /v1/residents/{resident}": {A, D, R},
-    "PUT /v1/residents/{resident}/facts": {A, D},
-    "PUT /v1/residents/{resident}/parameters": {A, D},
+    "GET /v1/residents": {A, *TEAM},
+    "GET /v1/residents/{resident}": {A, *TEAM, H, R},
+    "PUT /v1/residents/{resident}/facts": {A, *TEAM},
+    "PUT /v1/residents/{resident}/parameters": {A, *TEAM},
     "PUT /v1/parameters": {A},
-    "GET /v1/packs": {A, D},
+    "GET /v1/packs": {A, *TEAM},
     "POST /v1/packs": {A},
     "DELETE /v1/packs/{pack_name}": {A},
-    "GET /v1/residents/{resident}/series": {A, D, R},
-    "POST /v1/measurements/{measurement}/attribution": {A, D},
+    "GET /v1/residents/{resident}/series": {A, *TEAM, H, R},
+    "POST /v1/measurements/{measurement}/attribution": {A, *TEAM},
     "POST /v1/devices/{device}/wearers": {A},
-    "GET /v1/unclaimed": {A, D},
-    "POST /v1/unclaimed/{measurement}/claim": {A, D},
-    "GET /v1/queue": {A, D},
-    "GET /v1/events": {A, D},
-    "GET /v1/cases/{number}": {A, D},
-    "GET /v1/cases/{number}/chart.svg": {A, D},
-    "POST /v1/cases/{number}/acknowledge": {D},
-    "POST /v1/cases/{number}/claim": {D},
-    "POST /v1/cases/{number}/refer": {D},
-    "POST /v1/cases/{number}/resolve": {D},
-    "POST /v1/cases/{number}/dismiss": {D},
+    "GET /v1/unclaimed": {A, *TEAM},
+    "POST /v1/unclaimed/{measurement}/claim": {A, *TEAM},
+    "GET /v1/queue": TEAM,
+    "GET /v1/events": TEAM,
+    "GET /v1/notices": TEAM,
+    "GET /v1/cases/{number}": TEAM,
+    "GET /v1/cases/{number}/chart.svg": TEAM,
+    "POST /v1/cases/{number}/acknowledge": TEAM,
+    "POST /v1/cases/{number}/claim": TEAM,
+    "POST /v1/cases/{number}/release": TEAM,
+    "POST /v1/cases/{number}/note": TEAM,
+    "POST /v1/cases/{number}/call": TEAM,
+    "POST /v1/cases/{number}/hand-over": TEAM,
+    "POST /v1/cases/{number}/snooze": TEAM,
+    "POST /v1/cases/{number}/refer": {D, U},
+    "POST /v1/cases/{number}/resolve": {D, U},
+    "POST /v1/cases/{number}/dismiss": {D, U},
+    "GET /v1/hospitals": {*TEAM, H},
+    "GET /v1/referrals": {*TEAM, H},
+    "GET /v1/referrals/{number}": {*TEAM, H},
+    "POST /v1/referrals/{number}/{action}": {D, U, H},
+    "GET /v1/tasks": {*TEAM, H, G},
+    "GET /v1/tasks/{number}": {*TEAM, H, G},
+    "POST /v1/tasks/{number}/finish": {*TEAM, H, G},
+    "POST /v1/reports": {G},
     "GET /v1/health": EVERYBODY,
     "GET /metrics": EVERYBODY,
-    "GET /": {A, D, S, R},
+    "GET /": SOMEBODY,
     "GET /console/login": EVERYBODY,
     "POST /console/login": EVERYBODY,
-    "POST /console/logout": {A, D},
-    "GET /console/queue": {A, D},
-    "GET /console/queue/rows": {A, D},
-    "GET /console/cases/{number}": {A, D},
-    "POST /console/cases/{number}/{action}": {D},
+    "POST /console/logout": SOMEBODY,
+    "POST /console/language": SOMEBODY,
+    "GET /console/queue": TEAM,
+    "GET /console/queue/rows": TEAM,
+    "GET /console/cases/{number}": TEAM,
+    "POST /console/cases/{number}/{action}": TEAM,
+    "GET /console/referrals": {*TEAM, H},
+    "GET /console/referrals/{number}": {*TEAM, H},
+    "POST /console/referrals/{number}/{action}": {*TEAM, H},
+    "GET /console/work": {*TEAM, H, G},
+    "GET /console/tasks/{number}": {*TEAM, H, G},
+    "POST /console/tasks/{number}/finish": {*TEAM, H, G},
+    "POST /console/reports": {G},
+    "GET /console/residents": TEAM,
+    "GET /console/residents/{resident}": {*TEAM, H},
 }
 
 
@@ -108,7 +136,8 @@ async def http(clinic: Clinic) -> AsyncIterator[Http]:
     app = create_app(Settings(database_url=clinic.conninfo))  # type: ignore[arg-type]
     resident = await clinic.resident()
     async with await database.connect(clinic.conninfo) as connection:
-        refers = {A: None, D: town.DOCTOR, S: town.GATEWAY, R: resident}
+        staffed = {login: person for person, *_, login in reversed(town.PERSONNEL)}  # the first of each login's people
+        refers = {A: None, SEC: None, AUD: None, S: town.GATEWAY, R: resident, **staffed}
         tokens = {role: (await accounts.create(connection, role, refers[role]))[1] for role in refers}
         await connection.commit()
     async with app.router.lifespan_context(app):
@@ -158,7 +187,7 @@ async def test_what_is_anothers_does_not_exist(http: Http) -> None:
     """A doctor of another team, a resident asking for a neighbour: the answer is the one for nobody at all."""
     await http.clinic.send(message(measurement(186, 112)))
     mine, neighbour = await http.clinic.resident(), await http.clinic.resident(town.PEOPLE[1][3])
-    await http.clinic.run("insert into team values ('other', '别的团队', 'x')")
+    await http.clinic.run("insert into team values ('other', '别的团队', 'centre')")
     await http.clinic.run("insert into staff values ('dr-other', '别的医生', 'other')")
     async with await database.connect(http.clinic.conninfo) as connection:
         http.tokens["stranger"] = (await accounts.create(connection, "doctor", "dr-other"))[1]
@@ -322,7 +351,7 @@ async def test_the_doctor_handles_a_case_and_a_double_click_does_nothing(http: H
     twice = await http.ask(D, "POST", f"{path}/acknowledge", {"version": version})
     assert (twice.status_code, twice.json()["reason"]) == (412, "stale_version")
     assert (await http.ask(D, "POST", f"{path}/claim", {"version": version + 1})).status_code == 204
-    refer = {"version": version + 2, "hospital": "市第一医院", "why": "复测确认"}
+    refer = {"version": version + 2, "hospital": town.HOSPITAL, "why": "复测确认"}
     assert (await http.ask(D, "POST", f"{path}/refer", refer)).status_code == 201
     first = await http.ask(D, "POST", f"{path}/resolve", {"version": version + 3, "why": "已转诊"})
     second = await http.ask(D, "POST", f"{path}/resolve", {"version": version + 3, "why": "已转诊"})
@@ -338,10 +367,10 @@ async def test_the_doctor_handles_a_case_and_a_double_click_does_nothing(http: H
         "alert",
         "alert",
         "paged",
-        "acknowledged",
-        "claimed",
-        "referred",
-        "resolved",
+        "acknowledge",
+        "claim",
+        "refer",
+        "resolve",
     ]
     assert view["measurements"][0]["raw"] == "1e00"
     assert (await http.ask(D, "GET", "/v1/queue")).json() == []
@@ -454,11 +483,11 @@ async def test_a_pack_is_refused_with_its_lines_or_put_in_force_and_listed(http:
     await http.clinic.idle()
     told = (await http.ask(D, "GET", "/v1/packs")).json()
     mine = next(one for one in told["in_force"] if one["pack"] == "cn.nbphs3.htn")
-    assert (mine["version"], mine["shipped"], mine["signed_off"]) == ("1.1.0", False, True)
+    assert (mine["version"], mine["shipped"], mine["signed_off"]) == ("1.2.0", False, True)
     assert mine["parameters"][0] | {"value": 0} == {
         "name": "danger_systolic", "value": 0, "unit": "mm[Hg]", "low": 150, "high": 180, "levels": ["centre", "resident"],
     }  # fmt: skip
-    assert [one["version"] for one in told["history"]] == ["1.1.0"]
+    assert [one["version"] for one in told["history"]] == ["1.2.0"]
     resident = await http.clinic.resident()
     body = {"pack": "cn.nbphs3.htn", "name": "danger_systolic", "value": 155}
     assert (await http.ask(D, "PUT", f"/v1/residents/{resident}/parameters", body)).status_code == 202

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from care import advice
-from care.case import ACTIONS, ENDED, CaseState, next_state, page
+from care.case import ACTIONS, ENDED, CaseState, calls, next_state
 from ingest.batch import Stored
 from rules import pack
 from tests.ingest.helpers import CUFF, Clinic, measurement, message
@@ -22,27 +22,29 @@ NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("state", "why", "case", "last_human", "now", "again"),
+    ("state", "why", "severity", "case", "called", "last_human", "expected"),
     [
-        (State.PENDING, Why.OPENED, None, None, False, False),  # seen, not paged
-        (State.FIRING, Why.CONFIRMED, CaseState.OPEN, None, True, False),
-        (State.FIRING, Why.LATE, None, None, True, False),
-        (State.UNCONFIRMED, Why.NOT_CONFIRMED, CaseState.OPEN, None, False, False),
-        (State.FIRING, Why.APPENDED, CaseState.OPEN, None, False, False),  # already on its way
-        (State.FIRING, Why.APPENDED, CaseState.ACKNOWLEDGED, NOW - timedelta(minutes=119), False, False),
-        (State.FIRING, Why.APPENDED, CaseState.ACKNOWLEDGED, NOW - timedelta(hours=2), True, True),
-        (State.FIRING, Why.DEADLINE, CaseState.ACKNOWLEDGED, NOW, True, True),  # acknowledged while pending
-        (State.CLEARED, Why.CLEARED, CaseState.CLAIMED, NOW, False, False),
+        (State.PENDING, Why.OPENED, "P2", CaseState.OPEN, None, None, False),  # seen, not called about
+        (State.FIRING, Why.CONFIRMED, "P2", CaseState.OPEN, None, None, True),
+        (State.FIRING, Why.LATE, "P2", CaseState.OPEN, None, None, True),
+        (State.FIRING, Why.CONFIRMED, "P2", CaseState.OPEN, "P2", None, False),  # grouped: they are being called about this person
+        (State.FIRING, Why.URGENT, "P1", CaseState.OPEN, "P2", None, True),  # worse
+        (State.FIRING, Why.REPEATED, "P3", CaseState.OPEN, None, None, True),  # its clock begins, it reaches nobody at once
+        (State.FIRING, Why.REPEATED, "P3", CaseState.CLAIMED, None, NOW, False),
+        (State.UNCONFIRMED, Why.NOT_CONFIRMED, "P3", CaseState.OPEN, None, None, True),  # a P3 item has its clock
+        (State.FIRING, Why.APPENDED, "P2", CaseState.OPEN, "P2", None, False),  # already on its way
+        (State.FIRING, Why.APPENDED, "P2", CaseState.ACKNOWLEDGED, "P2", NOW - timedelta(minutes=119), False),
+        (State.FIRING, Why.APPENDED, "P2", CaseState.ACKNOWLEDGED, "P2", NOW - timedelta(hours=2), True),
+        (State.FIRING, Why.DEADLINE, "P2", CaseState.ACKNOWLEDGED, None, NOW, True),  # acknowledged while pending
+        (State.FIRING, Why.DEADLINE, "P2", CaseState.REFERRED, "P2", NOW, True),
+        (State.CLEARED, Why.CLEARED, "P2", CaseState.CLAIMED, "P2", NOW, False),
     ],
 )
-def test_who_is_paged_when(state: State, why: Why, case: CaseState | None, last_human: datetime | None, now: bool, again: bool) -> None:
-    verdict = page(state, why, Severity.P2, case, last_human, NOW)
-    assert (verdict.now, verdict.again) == (now, again)
-
-
-def test_what_can_wait_pages_nobody() -> None:
-    for severity in (Severity.P3, Severity.P4):
-        assert not page(State.FIRING, Why.REPEATED, severity, None, None, NOW).now
+def test_who_is_called_when(
+    state: State, why: Why, severity: str, case: CaseState, called: str | None, last_human: datetime | None, expected: bool
+) -> None:
+    change = Change("r-1", "bp_danger", "x", state, Severity(severity), why, NOW)
+    assert calls(change, case, Severity(called) if called else None, last_human, NOW) is expected
 
 
 def test_nothing_leads_out_of_an_ended_case() -> None:
@@ -64,7 +66,7 @@ def test_an_alert_never_comes_back_from_its_end(moves: list[State]) -> None:
 
 @pytest.mark.services
 async def test_the_signed_team_gets_the_case_the_unsigned_go_to_the_stations_duty(clinic: Clinic) -> None:
-    await clinic.run("insert into team values ('other', '别的团队', 'x')")
+    await clinic.run("insert into team values ('other', '别的团队', 'centre')")
     await clinic.run("insert into staff values ('dr-other', '别的医生', 'other')")
     signed, unsigned, nowhere = [await clinic.resident(person[3]) for person in town.PEOPLE]
     await clinic.run("update contract set team = 'other' where resident = %s", signed)

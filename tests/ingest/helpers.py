@@ -17,6 +17,7 @@ from yizhan.compose import steps
 
 TOPIC = f"yz/1/{town.SITE}/{town.GATEWAY}/up/readings"
 CUFF = town.PEOPLE[0][3]
+FIELD_KEY = "a key for fields, of the tests only"
 _seq = itertools.count(1)
 
 
@@ -61,7 +62,7 @@ class Clinic:
     worker: Worker = field(init=False)
 
     async def open(self) -> Clinic:
-        await town.found(self.conninfo, "gateway-password")
+        await town.found(self.conninfo, "gateway-password", FIELD_KEY)
         self.worker = Worker(self.conninfo, steps(Settings()))
         return self
 

@@ -18,7 +18,7 @@ from ingest import readings, storage
 from tests.conftest import missing
 from tests.ingest.helpers import Clinic, measurement, message
 from vitals.floor import database
-from yizhan.compose import ROOMS
+from yizhan.compose import migrate
 from yizhan.composition import free_port
 
 pytestmark = pytest.mark.services
@@ -74,7 +74,7 @@ async def test_the_town_lives_on_timescaledb(timescale: str) -> None:
     with psycopg.connect(f"{timescale}/postgres", autocommit=True) as connection:
         connection.execute("create database yizhan")
     conninfo = f"{timescale}/yizhan"
-    await database.migrate(conninfo, ROOMS)
+    await migrate(conninfo)
     clinic = await Clinic(conninfo).open()
     tables = await clinic.rows("select hypertable_name from timescaledb_information.hypertables order by 1")
     assert [row["hypertable_name"] for row in tables] == ["block", "measurement"]
@@ -92,7 +92,7 @@ async def test_plain_postgresql_has_the_same_tables_as_monthly_partitions(clinic
         "select inhparent::regclass::text as parent, count(*) as n from pg_inherits group by 1 having count(*) = 2 order by 1"
     )
     assert {row["parent"] for row in partitions} >= {"measurement"}
-    assert await database.migrate(clinic.conninfo, ROOMS) == [], "a second start applies nothing"
+    assert await migrate(clinic.conninfo) == [], "a second start applies nothing"
 
 
 async def check_aggregates(clinic: Clinic) -> None:
@@ -125,7 +125,7 @@ async def test_hours_days_and_dense_series_on_timescaledb(timescale: str) -> Non
     with psycopg.connect(f"{timescale}/postgres", autocommit=True) as connection:
         connection.execute("create database aggregates")
     conninfo = f"{timescale}/aggregates"
-    await database.migrate(conninfo, ROOMS)
+    await migrate(conninfo)
     clinic = await Clinic(conninfo).open()
     await check_aggregates(clinic)
     async with await database.connect(conninfo) as opened:

@@ -113,7 +113,7 @@ TIMINGS = [
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["at_once", "one_by_one"])
-@pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "short", "at_once", "silence", "sessions"])
+@pytest.mark.parametrize("timing", TIMINGS, ids=["danger", "control", "goal", "short", "at_once", "silence", "sessions"])
 @given(events=st.lists(st.tuples(st.integers(0, 3), EVENTS), max_size=60))
 @settings(max_examples=400)
 def test_the_state_machine_agrees_with_the_reference(timing: Timing, few: int, events: list[tuple[int, reference.Event]]) -> None:
@@ -252,7 +252,7 @@ def test_all_faults_of_a_pack_are_told_at_once() -> None:
     )
     with pytest.raises(ConfigError) as error:
         pack.load(broken)
-    assert len(error.value.problems) == 4
+    assert len(error.value.problems) == 5
     lines = broken.splitlines()
     for problem, word in zip(
         error.value.problems, ("danger_diastolic", "id: htn.danger", "id: htn.control", "source: nowhere"), strict=True
@@ -267,7 +267,7 @@ def test_faults_of_form_are_all_told_with_their_lines() -> None:
     broken = broken.replace("pack: cn.nbphs3.htn", "pack: cn.nbphs3.htn\nowner: me", 1).replace("count: 2", "count: two")
     with pytest.raises(ConfigError) as error:
         pack.load(broken)
-    assert len(error.value.problems) == 4, "one for the parameter, one for each rule, one for the document"
+    assert len(error.value.problems) == 5, "one for the parameter, one for each rule, one for the document"
     assert all(problem.startswith("line ") for problem in error.value.problems)
 
 

@@ -32,7 +32,7 @@ async def test_low_glucose_fires_at_once_and_climbs_when_it_falls_further(clinic
     await clinic.send(message(of("glucose", MINUTES[6], glucose=3.7)), message(of("glucose", MINUTES[4], glucose=2.9)))
     await clinic.send(message(of("glucose", MINUTES[2], glucose=2.8)))
     assert (await states(clinic))[1:] == [("firing", "appended", "P2"), ("firing", "worsened", "P1"), ("firing", "appended", "P1")]
-    assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 2, "once for the episode, once for its climbing"
+    assert await clinic.value("select count(*) from case_log where what = 'paged'") == 2, "once for the episode, once for its climbing"
 
 
 @pytest.mark.parametrize(("code", "name", "expected"), [
@@ -114,7 +114,7 @@ async def test_a_second_crisis_after_the_case_was_closed_is_a_new_episode(clinic
     await clinic.send(message(of("glucose", glucose=3.2)))
     assert await family(clinic, "glucose_low") == [("firing", "at_once", "P2"), ("closed", "closed", "P2"), ("firing", "at_once", "P2")]
     assert await clinic.value("select count(*) from care_case") == 2
-    assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 2
+    assert await clinic.value("select count(*) from case_log where what = 'paged'") == 2
 
 
 def test_no_two_rules_have_one_name() -> None:

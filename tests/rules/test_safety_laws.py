@@ -40,11 +40,11 @@ async def test_a_weak_source_is_seen_at_once_and_asks_for_a_call_when_nobody_rep
     assert await family(clinic, which) == [("pending", "opened", "P2")]
     assert why in (await clinic.alert(which) or {})["explanation"]["weak"]
     assert await clinic.value("select count(*) from care_case") == 1, "in the queue, waiting for a repeat"
-    assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 0
+    assert await clinic.value("select count(*) from case_log where what = 'paged'") == 0
     await expire(clinic)
     await clinic.idle()
     assert (await family(clinic, which))[-1] == ("firing", "unverified", "P2")
-    assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 1
+    assert await clinic.value("select count(*) from case_log where what = 'paged'") == 1
 
 
 async def test_a_weak_source_confirms_nothing_and_refutes_nothing(clinic: Clinic) -> None:
@@ -94,7 +94,7 @@ async def test_late_danger_is_one_item_and_a_very_late_one_too(clinic: Clinic) -
     old = [message(measurement(200, 120, ago=timedelta(days=days))) for days in (20, 12, 5)]
     await clinic.send(*old)
     assert (await family(clinic, "bp_danger"))[0][:2] == ("firing", "late")
-    assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 1
+    assert await clinic.value("select count(*) from case_log where what = 'paged'") == 1
 
 
 async def test_a_childs_pressure_raises_nothing_meant_for_adults(clinic: Clinic) -> None:

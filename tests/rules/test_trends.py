@@ -121,7 +121,7 @@ async def test_two_nights_of_a_faster_heart_are_noticed_when_the_day_is_over(cli
     told = (await clinic.alert("trend") or {})["explanation"]
     assert told["values"] == {"nights": 2.0, "heart_rate": 66.0}
     assert "连续 2 夜" in told["zh"]
-    assert await clinic.value("select count(*) from outbox where kind = 'notify'") == 0, "a statistic pages nobody"
+    assert await clinic.value("select count(*) from case_log where what = 'paged'") == 0, "a statistic pages nobody"
 
 
 async def _connect(clinic: Clinic) -> Any:

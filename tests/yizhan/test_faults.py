@@ -107,7 +107,7 @@ async def check_books(composition: Composition, expected: dict[str, str], *, gat
     async with await database.connect(composition.database_url) as connection:
         rows = await (await connection.execute("select subject, family, state from alert where family = 'bp_danger'")).fetchall()
         assert len(rows) == 1, "one episode, one alert"
-        pages = await (await connection.execute("select count(*) as n from outbox where kind = 'notify'")).fetchone()
+        pages = await (await connection.execute("select count(*) as n from case_log where what = 'paged'")).fetchone()
         assert pages is not None
         assert pages["n"] == 1, "one episode pages once"
 

@@ -1,0 +1,156 @@
+"""The console's other pages: referrals, lists of work, one resident, stations and packs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+from markupsafe import Markup
+
+from api import chart, referrals, worklists
+from api.accounts import Account
+from api.queue import draw_subject
+from api.render import form, needed, page, sorry
+from api.who import Community, Database, ReferralSide, Sentinel, Staff, Zone, may_see
+from care import contracts, files, tasks
+from care.referral import STEPS, TARGETS, Stage, next_stage
+from ingest import readings
+from vitals.errors import BadInput, Refused
+from vitals.floor.database import Connection
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/console/referrals")
+async def board(request: Request, account: ReferralSide, connection: Database) -> Response:
+    return page(request, "referrals.html", rows=await referrals.shown(connection, account))
+
+
+@router.get("/console/referrals/{number}")
+async def referral(number: int, request: Request, account: ReferralSide, connection: Database) -> Response:
+    return await _referral(request, connection, account, number)
+
+
+async def _referral(
+    request: Request, connection: Connection, account: Account, number: int, problem: tuple[str, str] | None = None
+) -> Response:  # fmt: skip
+    found = await referrals.one(number, account, connection)
+    side = "hospital" if account.role == "hospital" else "community"
+    possible = [action for action in STEPS if account.role != "nurse" and _may(action, found.referral["state"], side)]
+    return page(
+        request, "referral.html", 409 if problem else 200, referral=found.referral, log=found.log, possible=possible, targets=list(TARGETS),
+        hospitals=await referrals.hospitals(account, connection), problem=problem,
+    )  # fmt: skip
+
+
+def _may(action: str, stage: str, side: str) -> bool:
+    try:
+        next_stage(action, Stage(stage), side)
+    except Refused:
+        return False
+    return True
+
+
+@router.post("/console/referrals/{number}/{action}")
+async def step(number: int, action: str, request: Request, account: ReferralSide, connection: Database, zone: Zone) -> Response:
+    """A button of the referral page."""
+    fields = await form(request)
+    await referrals.seen(connection, account, number)
+    try:
+        if account.role == "nurse":
+            raise Refused("forbidden")
+        booked = fields.get("booked_for")
+        body = referrals.Step(
+            version=int(fields.get("version", "0")), why=fields.get("why", ""), hospital=fields.get("hospital") or None,
+            booked_for=datetime.fromisoformat(booked).replace(tzinfo=ZoneInfo(zone)) if booked else None,
+            targets={name: float(fields[name]) for name in TARGETS if fields.get(name)} or None,
+        )  # fmt: skip
+        await referrals.take(connection, account, number, action, body, zone)
+    except (Refused, BadInput, ValueError) as error:
+        await connection.rollback()
+        return await _referral(request, connection, account, number, sorry(error))
+    return RedirectResponse("/console/referrals" if action in ("reject", "cancel") else f"/console/referrals/{number}", 303)
+
+
+@router.get("/console/work")
+async def work(request: Request, account: Staff, connection: Database) -> Response:
+    return await _work(request, connection, account)
+
+
+async def _work(request: Request, connection: Connection, account: Account, problem: tuple[str, str] | None = None) -> Response:
+    neighbours = await files.of_regions(connection, account.places) if account.role == "sentinel" else []
+    rows = await worklists.mine(connection, account)
+    return page(request, "work.html", 409 if problem else 200, rows=rows, neighbours=neighbours, problem=problem)
+
+
+@router.get("/console/tasks/{number}")
+async def task(number: int, request: Request, account: Staff, connection: Database) -> Response:
+    return await _task(request, connection, account, number)
+
+
+async def _task(
+    request: Request, connection: Connection, account: Account, number: int, problem: tuple[str, str] | None = None
+) -> Response:  # fmt: skip
+    found = await worklists.one(number, account, connection)
+    recent = []
+    if found.task["resident"] is not None and account.role != "sentinel":
+        now = datetime.now(UTC)
+        recent = await readings.of_subject(connection, found.task["resident"], now - chart.SPAN, now + chart.MARGIN, 500)
+    verified = [row for row in reversed(recent) if row["setting"] != "manual"][:10]
+    return page(request, "task.html", 409 if problem else 200, task=found.task, log=found.log, measurements=verified, problem=problem)
+
+
+@router.post("/console/tasks/{number}/finish")
+async def finish(number: int, request: Request, account: Staff, connection: Database, zone: Zone) -> Response:
+    """The form of a task."""
+    fields = await form(request)
+    await worklists.seen(connection, account, number)
+    try:
+        (outcome,) = needed(fields, "outcome")
+        measured = fields.get("measurement")
+        body = worklists.Finish(
+            version=int(fields.get("version", "0")), outcome=worklists.TaskOutcome(outcome), note=fields.get("note", "")[:2000],
+            measurement=int(measured) if measured else None,
+        )  # fmt: skip
+        await worklists.finished(connection, account, number, body, zone)
+    except (Refused, BadInput, ValueError) as error:
+        await connection.rollback()
+        return await _task(request, connection, account, number, sorry(error))
+    return RedirectResponse("/console/work", 303)
+
+
+@router.post("/console/reports")
+async def report(request: Request, account: Sentinel, connection: Database, zone: Zone) -> Response:
+    """What a sentinel saw."""
+    fields = await form(request)
+    try:
+        resident, kind, note = needed(fields, "resident", "kind", "note")
+        body = worklists.Report.model_validate({"resident": resident, "kind": kind, "note": note[:1000]})
+        await worklists.reported(connection, account, body, zone)
+    except (Refused, BadInput, ValueError) as error:
+        await connection.rollback()
+        return await _work(request, connection, account, sorry(error))
+    return RedirectResponse("/console/work", 303)
+
+
+@router.get("/console/residents")
+async def people(request: Request, account: Community, connection: Database) -> Response:
+    """The residents of one's teams, those in trouble first; `q` looks among their names."""
+    wanted = request.query_params.get("q", "").strip()[:50]
+    return page(request, "residents.html", rows=await files.listing(connection, account.teams, wanted), wanted=wanted)
+
+
+@router.get("/console/residents/{resident}")
+async def person(resident: str, request: Request, account: ReferralSide, connection: Database, zone: Zone) -> Response:
+    """一人一档: everything about one person."""
+    found: dict[str, Any] = await may_see(connection, account, resident)
+    now = datetime.now(UTC)
+    return page(
+        request, "resident.html", person=found, file=await files.of_resident(connection, resident),
+        latest=await readings.latest(connection, resident), contracts=await contracts.of_resident(connection, resident),
+        plan=await tasks.of_resident(connection, resident),
+        chart=Markup(await draw_subject(connection, resident, {}, zone, now)),  # noqa: S704  our own SVG, escaped
+    )  # fmt: skip
