@@ -17,7 +17,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -125,10 +124,7 @@ class Player:
 
     async def start(self) -> None:
         jump = str(86_400 * (1 if self._number % 2 else -1))
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.escalations", self._url, jump, str(self._speed), stdout=self._log, stderr=self._log
-        )
+        self.process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.escalations", self._url, jump, str(self._speed))
 
     def send(self, signum: signal.Signals) -> None:
         if self.process is not None and self.process.returncode is None:

@@ -155,11 +155,16 @@ async def act(
                 raise Refused("unknown_doctor")
             owner, team = to, found["team"]
     seen = target is not CaseState.OPEN
+    changes = {
+        "state": target, "updated_at": now, "last_human_at": now, "claimed_by": owner, "team": team, "snoozed_until": until,
+        "acknowledged_at": (row["acknowledged_at"] or now) if seen else None,
+        "acknowledged_by": (row["acknowledged_by"] or actor) if seen else None,
+        "ack_due_at": None if seen else row["ack_due_at"],
+    }  # fmt: skip
+    named = ", ".join(f"{name} = %({name})s" for name in changes)  # our own names
     await connection.execute(
-        "update care_case set state = %s, version = version + 1, updated_at = %s, last_human_at = %s, claimed_by = %s, team = %s,"
-        " acknowledged_at = case when %s then coalesce(acknowledged_at, %s) end,"
-        " acknowledged_by = case when %s then coalesce(acknowledged_by, %s) end, ack_due_at = case when %s then null else ack_due_at end, snoozed_until = %s where care_case = %s",
-        (target, now, now, owner, team, seen, now, seen, actor, seen, until if action == "snooze" else None, case),
+        f"update care_case set {named}, version = version + 1 where care_case = %(case)s",  # noqa: S608
+        {**changes, "case": case},
     )
     await log(connection, case, now, actor, action, row["state"], target, why=why if to is None else f"→ {to} {why}", coded=coded)
     if action in ("release", "hand_over"):

@@ -47,25 +47,39 @@ async def next_due(connection: Connection) -> datetime | None:
     return due
 
 
+_OF_CASE = """
+select r.rung, c.team, c.resident, c.state not in ('resolved', 'dismissed') as alive, coalesce(c.claimed_by, c.acknowledged_by) as owner,
+  null as list, null as place
+from rung r join care_case c using (care_case) where r.state = 'waiting' and r.due_at <= %s
+order by r.due_at, r.level limit 1 for update of c skip locked
+"""
+_OF_TASK = """
+select r.rung, t.team, t.resident, t.state = 'open' as alive, t.owner, t.role as list, t.place
+from rung r join task t using (task) where r.state = 'waiting' and r.due_at <= %s
+order by r.due_at, r.level limit 1 for update of t skip locked
+"""
+
+
 async def take(connection: Connection, now: datetime) -> dict[str, Any] | None:
-    """The rung that is due longest, locked with what it is about; None when none is due, or others work on them."""
-    cursor = await connection.execute(
-        "select * from rung where state = 'waiting' and due_at <= %s order by due_at, level limit 1 for update skip locked", (now,)
-    )
-    rung = await cursor.fetchone()
-    if rung is None:
-        return None
-    cursor = await connection.execute(
-        "select c.team, c.resident, c.state not in ('resolved', 'dismissed') as alive,"
-        " coalesce(c.claimed_by, c.acknowledged_by) as owner, k.doctor, null as list, null as place from care_case c"
-        " left join contract k on k.resident = c.resident and k.during @> %(now)s::date where c.care_case = %(case)s"
-        " union all select t.team, t.resident, t.state = 'open', t.owner, k.doctor, t.role, t.place from task t"
-        " left join contract k on k.resident = t.resident and k.during @> %(now)s::date where t.task = %(task)s",
-        {"now": now, "case": rung["care_case"], "task": rung["task"]},
-    )
-    about = await cursor.fetchone()
-    assert about is not None
-    return {**about, **rung}
+    """The rung that is due longest, locked with what it is about; None when none is due, or others work on them.
+
+    The case (the task) is locked before the rung, as whoever acts on it does.
+    """
+    for query in (_OF_CASE, _OF_TASK):
+        about = await (await connection.execute(query, (now,))).fetchone()
+        if about is None:
+            continue
+        rung = await (
+            await connection.execute("select * from rung where rung = %s and state = 'waiting' for update", (about["rung"],))
+        ).fetchone()
+        if rung is None:  # told or stopped between the two: look again
+            return await take(connection, now)
+        cursor = await connection.execute(
+            "select doctor from contract where resident = %s and during @> %s::date", (about["resident"], now)
+        )
+        signed = await cursor.fetchone()
+        return {**about, **rung, "doctor": signed["doctor"] if signed is not None else None}
+    return None
 
 
 async def tell(connection: Connection, rung: dict[str, Any], now: datetime, zone: str) -> list[int]:
