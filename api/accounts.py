@@ -8,17 +8,30 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import pyotp
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
 from psycopg.types.json import Jsonb
 
 from care import staff
-from vitals.errors import Refused
+from care.identity import Seal
+from vitals.errors import BadInput, Refused
 from vitals.floor.database import Connection
 
 ROLES = ("admin", "security", "audit", "doctor", "nurse", "supervisor", "hospital", "sentinel", "station", "resident")
 TEAM_ROLES = ("doctor", "nurse", "supervisor")
+DECIDES = ("doctor", "supervisor")
+SHORTEST = 10  # characters of a password
+TRIES, LOCKED = 5, timedelta(minutes=15)
+SESSION = "ys_"  # how a session's token begins
+IDLE, LONGEST = timedelta(minutes=30), timedelta(hours=8)  # of a session
 CODE_LIFETIME = timedelta(minutes=10)
 CODE_TRIES = 5
 _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # nothing that looks like something else
+
+
+_hasher = PasswordHasher()  # argon2id, RFC 9106's second recommendation
+_NOBODYS = _hasher.hash(secrets.token_urlsafe())  # what is checked for a name that nobody has
 
 
 class Account(NamedTuple):
@@ -50,16 +63,102 @@ async def create(connection: Connection, role: str, refers_to: str | None) -> tu
     return account, token
 
 
-async def by_token(connection: Connection, token: str) -> Account | None:
-    """The live account of a token."""
+async def create_login(connection: Connection, role: str, refers_to: str | None, login: str, password: str) -> str:
+    """A new account for a person; returns it. Raises BadInput `weak_password`; Refused `login_taken`."""
+    if len(password) < SHORTEST or password.lower() in (login.lower(), "password1234"):
+        raise BadInput("weak_password", f"at least {SHORTEST} characters, and not the name")
+    account = f"{role}-{secrets.token_hex(4)}"
     cursor = await connection.execute(
-        "select a.account, a.role, a.refers_to from account a left join gateway g on a.role = 'station' and g.gateway = a.refers_to"
-        " where a.token_digest = %s and a.revoked_at is null and (a.role <> 'station' or g.revoked_at is null)",
-        (_digest(token),),
+        "insert into account (account, role, refers_to, login, password) values (%s, %s, %s, %s, %s) on conflict (login) do nothing"
+        " returning account",
+        (account, role, refers_to, login, _hasher.hash(password)),
     )
+    if await cursor.fetchone() is None:
+        raise Refused("login_taken")
+    return account
+
+
+async def log_in(connection: Connection, seal: Seal | None, login: str, password: str, code: str, now: datetime) -> str | None:
+    """Name, password and, where one is set up, the code of the second factor → a session's token, or None. Commit either way.
+
+    One answer for everything that is wrong, and about the same time for it. After five wrong tries an account is locked for a quarter of
+    an hour; a code is taken once.
+    """
+    cursor = await connection.execute("select * from account where login = %s and revoked_at is null for update", (login,))
+    row = await cursor.fetchone()
+    right = _verify(row["password"] if row is not None else _NOBODYS, password)
+    if row is None or (row["locked_until"] is not None and row["locked_until"] > now):
+        return None
+    step = None
+    if right and row["totp"] is not None:
+        step = _step(seal.open(row["account"], "totp", row["totp"]), code, now) if seal is not None else None
+        right = step is not None and step > row["totp_step"]
+    if not right:
+        failures = row["failures"] + 1
+        locked = now + LOCKED if failures % TRIES == 0 else None
+        await connection.execute(
+            "update account set failures = %s, locked_until = %s where account = %s", (failures, locked, row["account"])
+        )
+        return None
+    await connection.execute(
+        "update account set failures = 0, locked_until = null, totp_step = greatest(totp_step, %s) where account = %s",
+        (step or 0, row["account"]),
+    )
+    token = f"{SESSION}{secrets.token_urlsafe(32)}"
+    await connection.execute("insert into session values (%s, %s, %s, %s)", (_digest(token), row["account"], now, now))
+    return token
+
+
+def _verify(hashed: str, password: str) -> bool:
+    try:
+        return _hasher.verify(hashed, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def _step(secret: str, code: str, now: datetime) -> int | None:
+    """The time step a code belongs to: this one or a neighbour; None for a wrong code."""
+    one = pyotp.TOTP(secret)
+    current = one.timecode(now)
+    return next((step for step in (current, current - 1, current + 1) if hmac.compare_digest(one.generate_otp(step), code.strip())), None)
+
+
+async def second_factor(connection: Connection, seal: Seal, account: str, secret: str, code: str, now: datetime) -> None:
+    """Set the second factor up, once its holder has shown a code. Raises Refused `bad_code`."""
+    step = _step(secret, code, now)
+    if step is None:
+        raise Refused("bad_code")
+    await connection.execute(
+        "update account set totp = %s, totp_step = %s where account = %s", (seal.seal(account, "totp", secret), step, account)
+    )
+
+
+async def log_out(connection: Connection, token: str, now: datetime) -> None:
+    await connection.execute("update session set ended_at = %s where digest = %s and ended_at is null", (now, _digest(token)))
+
+
+async def by_token(connection: Connection, token: str, *, used: bool = True) -> Account | None:
+    """The live account of a token, or of a session that is neither idle too long nor too old. used: the session is less idle for it."""
+    digest = _digest(token)
+    if token.startswith(SESSION):
+        cursor = await connection.execute(
+            "select a.account, a.role, a.refers_to from session s join account a using (account) where s.digest = %s and s.ended_at is null"
+            " and s.seen_at > now() - %s and s.began_at > now() - %s and a.revoked_at is null",
+            (digest, IDLE, LONGEST),
+        )
+    else:
+        cursor = await connection.execute(
+            "select a.account, a.role, a.refers_to from account a left join gateway g on a.role = 'station' and g.gateway = a.refers_to"
+            " where a.token_digest = %s and a.revoked_at is null and (a.role <> 'station' or g.revoked_at is null)",
+            (digest,),
+        )
     row = await cursor.fetchone()
     if row is None:
         return None
+    if used and token.startswith(SESSION):
+        await connection.execute(
+            "update session set seen_at = now() where digest = %s and seen_at < now() - interval '1 minute'", (digest,)
+        )
     found = Account(**row)
     if found.refers_to is None or found.role in ("station", "resident"):
         return found

@@ -16,10 +16,12 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api import console, devices, packs, pages, pairings, people, queue, referrals, stations, worklists
+from api import console, devices, oversight, packs, pages, pairings, people, queue, referrals, stations, worklists
+from api.audit import Book, anchoring
 from api.events import Hub
 from api.guard import Guard
 from api.problem import install, problem
+from care.identity import Seal
 from vitals.floor import database
 from vitals.settings import Settings
 
@@ -49,13 +51,17 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with database.pool(settings.database(), settings.database_pool) as pool:
-            app.state.pool = pool
+        conninfo = settings.database()
+        async with database.pool(conninfo, settings.database_pool) as pool, database.pool(conninfo, 1) as audit_pool:
+            app.state.pool, app.state.audit_pool = pool, audit_pool
             app.state.zone = settings.zone
-            app.state.hub = Hub(settings.database(), pool)
-            listening = asyncio.create_task(app.state.hub.run())
+            app.state.seal = Seal(settings.sealing())
+            app.state.book = Book(settings.sealing())
+            app.state.hub = Hub(app, conninfo, pool)
+            running = [asyncio.create_task(app.state.hub.run()), asyncio.create_task(anchoring(pool, app.state.book.key))]
             yield
-            listening.cancel()
+            for task in running:
+                task.cancel()
             app.state.hub.end_all()
 
     app = FastAPI(
@@ -65,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     install(app)
     app.add_middleware(Guard, body_limit=settings.api_body_limit)
-    for room in (stations, devices, pairings, people, packs, queue, referrals, worklists, console, pages):
+    for room in (stations, devices, pairings, people, packs, queue, referrals, worklists, oversight, console, pages):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=Path(str(files("api").joinpath("static")))), "static")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+import pyotp
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from markupsafe import Markup
 
 from api import accounts
 from api.accounts import Account
-from api.events import QUEUE_LIMIT
 from api.guard import COOKIE
-from api.queue import Refer, act, draw, end, refer_case, seen_case, view
+from api.queue import Refer, act, draw, end, listed, refer_case, seen_case, view
 from api.render import LANGUAGE, form, needed, page, sorry
 from api.who import Anyone, Community, Database, Zone
-from care import cases, staff
+from care import staff
 from vitals.errors import BadInput, Refused
 from vitals.floor.database import Connection
 
@@ -43,8 +43,13 @@ async def login_page(request: Request) -> Response:
 
 @router.post("/console/login")
 async def log_in(request: Request, connection: Database) -> Response:
-    """Exchange a token for a cookie that scripts cannot read and other sites cannot send."""
-    token = (await form(request)).get("token", "")
+    """Name, password and code for a session's cookie, which scripts cannot read and other sites cannot send. Or a token, without a name."""
+    fields = await form(request)
+    login, token = fields.get("login", ""), fields.get("password", "")
+    if login:
+        seal, now = request.app.state.seal, datetime.now(UTC)
+        token = await accounts.log_in(connection, seal, login, token, fields.get("code", ""), now) or ""
+        await connection.commit()  # wrong tries count
     account = await accounts.by_token(connection, token)
     if account is None or account.role not in MAY_LOG_IN:
         return page(request, "login.html", 403, wrong=True)
@@ -55,10 +60,33 @@ async def log_in(request: Request, connection: Database) -> Response:
 
 
 @router.post("/console/logout")
-async def log_out(_account: Anyone) -> Response:
+async def log_out(request: Request, _account: Anyone, connection: Database) -> Response:
+    await accounts.log_out(connection, request.state.token, datetime.now(UTC))
     response = RedirectResponse("/console/login", 303)
     response.delete_cookie(COOKIE)
     return response
+
+
+@router.get("/console/second-factor")
+async def second_factor_page(request: Request, account: Anyone) -> Response:
+    """A new secret to put into an authenticator; nothing is kept until its code was shown."""
+    return _second_factor(request, account, pyotp.random_base32())
+
+
+def _second_factor(request: Request, account: Account, secret: str, problem: tuple[str, str] | None = None) -> Response:
+    address = pyotp.TOTP(secret).provisioning_uri(name=account.actor, issuer_name="yizhan")
+    return page(request, "second_factor.html", 409 if problem else 200, secret=secret, address=address, problem=problem)
+
+
+@router.post("/console/second-factor")
+async def set_second_factor(request: Request, account: Anyone, connection: Database) -> Response:
+    fields = await form(request)
+    secret, now = fields.get("secret", ""), datetime.now(UTC)
+    try:
+        await accounts.second_factor(connection, request.app.state.seal, account.account, secret, fields.get("code", ""), now)
+    except (Refused, ValueError) as error:
+        return _second_factor(request, account, pyotp.random_base32(), sorry(error))
+    return RedirectResponse(home(account), 303)
 
 
 @router.post("/console/language")
@@ -72,13 +100,13 @@ async def language(request: Request, _account: Anyone) -> Response:
 
 @router.get("/console/queue")
 async def queue_page(request: Request, account: Community, connection: Database) -> Response:
-    return page(request, "queue.html", rows=await cases.queue(connection, account.teams, QUEUE_LIMIT))
+    return page(request, "queue.html", rows=await listed(connection, account))
 
 
 @router.get("/console/queue/rows")
 async def queue_rows(request: Request, account: Community, connection: Database) -> Response:
     """The table's body alone: what the page fetches when the event stream says that something moved."""
-    return page(request, "rows.html", rows=await cases.queue(connection, account.teams, QUEUE_LIMIT))
+    return page(request, "rows.html", rows=await listed(connection, account))
 
 
 @router.get("/console/cases/{number}")

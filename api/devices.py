@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from api import accounts
 from api.problem import problem
 from api.stations import Accepted, Id, Strict
-from api.who import Admin, Database, ResidentOrAdmin
+from api.who import Admin, Database, ResidentOrAdmin, Security
 from care import residents
 from ingest import devices, intake
 from vitals import broker_password, wire
@@ -77,13 +77,15 @@ class DeviceView(BaseModel):
 
 
 class NewAccount(Strict):
-    role: Literal["admin", "doctor", "station", "resident"]
+    role: Literal["admin", "security", "audit", "doctor", "nurse", "supervisor", "hospital", "sentinel", "station", "resident"]
     refers_to: Id | None = Field(None, description="staff, gateway or resident; none for an administrator")
+    login: Id | None = Field(None, description="a name to log in with; without one the account has a token")
+    password: Annotated[str, Field(max_length=200)] | None = None
 
 
 class NewToken(BaseModel):
     account: str
-    token: str = Field(description="shown once")
+    token: str | None = Field(description="shown once; none for an account with a name and a password")
 
 
 @router.post("/enrolments", status_code=201)
@@ -173,15 +175,19 @@ async def rebind(device: str, body: Wearer, account: Admin, connection: Database
 
 
 @router.post("/accounts", status_code=201)
-async def create_account(body: NewAccount, _account: Admin, connection: Database) -> NewToken:
-    """A new account; its token is shown once."""
-    if (body.role == "admin") != (body.refers_to is None):
+async def create_account(body: NewAccount, account: Security, connection: Database) -> NewToken:
+    """A new account; its token is shown once. The system's administrator makes stations' only."""
+    if account.role == "admin" and body.role != "station":
+        raise Refused("forbidden")
+    if (body.role in ("admin", "security", "audit")) != (body.refers_to is None) or (body.login is None) != (body.password is None):
         raise Refused("bad_reference")
+    if body.login is not None and body.password is not None:
+        return NewToken(account=await accounts.create_login(connection, body.role, body.refers_to, body.login, body.password), token=None)
     made, token = await accounts.create(connection, body.role, body.refers_to)
     return NewToken(account=made, token=token)
 
 
 @router.post("/accounts/{account}/revoke", status_code=204)
-async def revoke_account(account: str, _admin: Admin, connection: Database) -> None:
+async def revoke_account(account: str, _by: Security, connection: Database) -> None:
     """End an account; its open streams end within a minute."""
     await accounts.revoke(connection, account)

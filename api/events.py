@@ -15,11 +15,14 @@ from typing import Any
 
 import msgspec
 import psycopg
+from fastapi import FastAPI
 from starlette.requests import Request
 
+from api import accounts, looked
 from api.accounts import Account
 from care import cases
 from ingest import outbox
+from vitals.errors import Unavailable
 from vitals.floor import database, metrics
 from vitals.floor.database import Pool
 
@@ -28,13 +31,16 @@ log = logging.getLogger("api.events")
 KEEPALIVE = 15.0  # s between comments; also how long a revoked account's stream may live on
 BACKLOG = 256
 QUEUE_LIMIT = 500
+STREAM = "GET /v1/events"
 
 
 class Subscriber:
-    """One open stream. `wanted(channel, note)` says what it hears."""
+    """One open stream. `wanted(channel, note)` says what it hears; account and shown: who reads, and whose data they were shown."""
 
-    def __init__(self, wanted: Callable[[str, dict[str, Any]], bool]) -> None:
+    def __init__(self, wanted: Callable[[str, dict[str, Any]], bool], account: Account | None = None) -> None:
         self.wanted = wanted
+        self.account = account
+        self.shown: set[str] = set()
         self.notes: asyncio.Queue[tuple[str, dict[str, Any]] | None] = asyncio.Queue(BACKLOG)
 
     def offer(self, channel: str, note: dict[str, Any]) -> None:
@@ -52,8 +58,8 @@ class Subscriber:
 class Hub:
     """One LISTEN connection for all streams of this process; after it was lost every stream restarts."""
 
-    def __init__(self, conninfo: str, pool: Pool) -> None:
-        self._conninfo, self._pool = conninfo, pool
+    def __init__(self, app: FastAPI, conninfo: str, pool: Pool) -> None:
+        self._app, self._conninfo, self._pool = app, conninfo, pool
         self._subscribers: set[Subscriber] = set()
 
     @contextlib.contextmanager
@@ -79,7 +85,7 @@ class Hub:
                     self.end_all()  # what was missed while not listening comes with the new snapshot
                     async for note in connection.notifies():
                         await self._dispatch(note.channel, note.payload)
-            except (psycopg.Error, OSError):
+            except (psycopg.Error, OSError, Unavailable):
                 log.warning("lost the database's notifications")
                 await asyncio.sleep(1)
 
@@ -91,9 +97,22 @@ class Hub:
             async with self._pool.connection() as connection:
                 rows = await cases.queue(connection, None, 1, note["care_case"])
             note["row"] = rows[0] if rows else None
-        for subscriber in list(self._subscribers):
-            if subscriber.wanted(channel, note):
-                subscriber.offer(channel, note)
+        listening = [one for one in self._subscribers if one.wanted(channel, note)]
+        resident = (note.get("row") or {}).get("resident")
+        if resident is not None:  # written down before anybody sees it, for all of them at once
+            new = [one for one in listening if one.account is not None and resident not in one.shown]
+            await self.looked(new, [resident])
+        for subscriber in listening:
+            subscriber.offer(channel, note)
+
+    async def looked(self, subscribers: list[Subscriber], residents: list[str]) -> None:
+        """Once a stream for each person."""
+        seen = looked.Seen(dict.fromkeys(residents))
+        entries = [looked.entry(one.account, STREAM, seen) for one in subscribers if one.account is not None]
+        if entries and residents:
+            await looked.write(self._app, entries)
+        for one in subscribers:
+            one.shown.update(residents)
 
 
 def event(name: str, data: Any) -> bytes:
@@ -104,10 +123,12 @@ def event(name: str, data: Any) -> bytes:
 async def queue_stream(request: Request, account: Account, token_check: Callable[[], Any]) -> AsyncIterator[bytes]:
     """`snapshot` with the whole queue, then `case` for every change of a case of this team, `ended` when one ends."""
     hub: Hub = request.app.state.hub
-    subscriber = Subscriber(lambda channel, note: channel == "queue" and note["team"] in account.teams)
+    subscriber = Subscriber(lambda channel, note: channel == "queue" and note["team"] in account.teams, account)
     with hub.subscribe(subscriber):
         async with request.app.state.pool.connection() as connection:
-            yield event("snapshot", await cases.queue(connection, account.teams, QUEUE_LIMIT))
+            rows = await cases.queue(connection, account.teams, QUEUE_LIMIT)
+        await hub.looked([subscriber], sorted({row["resident"] for row in rows if row["resident"]}))
+        yield event("snapshot", rows)
         async for item in _notes(subscriber, token_check):
             if isinstance(item, bytes):
                 yield item
@@ -151,7 +172,6 @@ async def _notes(subscriber: Subscriber, still_valid: Callable[[], Any] | None) 
 
 
 async def account_lives(request: Request, account: Account) -> bool:
-    """Whether the account of an open stream is still what it was; asked at every keepalive."""
+    """Whether what an open stream was opened with still holds: token or session, and whose queue it is. Asked at every keepalive."""
     async with request.app.state.pool.connection() as connection:
-        cursor = await connection.execute("select 1 from account where account = %s and revoked_at is null", (account.account,))
-        return await cursor.fetchone() is not None
+        return await accounts.by_token(connection, request.state.token, used=False) == account

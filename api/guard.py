@@ -73,7 +73,7 @@ class Guard:
         state = scope.setdefault("state", {})
         if token is not None:
             async with scope["app"].state.pool.connection() as connection:
-                state["account"] = await accounts.by_token(connection, token)
+                state["account"], state["token"] = await accounts.by_token(connection, token), token
         if state.get("account") is not None or path in PUBLIC or path.startswith(_PUBLIC_FOLDERS):
             return None
         if path.startswith("/console") or path == "/":

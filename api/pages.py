@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from markupsafe import Markup
 
-from api import chart, referrals, worklists
+from api import audit, chart, looked, referrals, worklists
 from api.accounts import Account
 from api.queue import draw_subject
 from api.render import form, needed, page, sorry
@@ -140,7 +140,9 @@ async def report(request: Request, account: Sentinel, connection: Database, zone
 async def people(request: Request, account: Community, connection: Database) -> Response:
     """The residents of one's teams, those in trouble first; `q` looks among their names."""
     wanted = request.query_params.get("q", "").strip()[:50]
-    return page(request, "residents.html", rows=await files.listing(connection, account.teams, wanted), wanted=wanted)
+    rows = await files.listing(connection, account.teams, wanted)
+    looked.at_all(row["resident"] for row in rows)
+    return page(request, "residents.html", rows=rows, wanted=wanted)
 
 
 @router.get("/console/residents/{resident}")
@@ -151,6 +153,6 @@ async def person(resident: str, request: Request, account: ReferralSide, connect
     return page(
         request, "resident.html", person=found, file=await files.of_resident(connection, resident),
         latest=await readings.latest(connection, resident), contracts=await contracts.of_resident(connection, resident),
-        plan=await tasks.of_resident(connection, resident),
+        plan=await tasks.of_resident(connection, resident), accesses=await audit.of_resident(connection, resident, 20),
         chart=Markup(await draw_subject(connection, resident, {}, zone, now)),  # noqa: S704  our own SVG, escaped
     )  # fmt: skip

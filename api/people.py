@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
+from api import looked
 from api.stations import Accepted, Id, Strict
 from api.who import Admin, CommunityOrAdmin, Database, PersonOrStaff, may_see
 from care import contracts, residents
@@ -97,7 +98,9 @@ async def add(body: NewResident, account: Admin, connection: Database) -> NewRes
 @router.get("/residents")
 async def listing(account: CommunityOrAdmin, connection: Database) -> list[ResidentView]:
     """The residents signed with this doctor's team; all of them for an administrator."""
-    return [ResidentView(**row) for row in await residents.listing(connection, account.teams if account.role != "admin" else None, 1000)]
+    rows = await residents.listing(connection, account.teams if account.role != "admin" else None, 1000)
+    looked.at_all(row["resident"] for row in rows)
+    return [ResidentView(**row) for row in rows]
 
 
 @router.get("/residents/{resident}")

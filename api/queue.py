@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
-from api import chart
+from api import chart, looked
 from api.accounts import Account
 from api.events import QUEUE_LIMIT, account_lives, queue_stream
 from api.stations import Accepted, Id, Strict
@@ -118,7 +118,14 @@ class Referred(BaseModel):
 @router.get("/queue")
 async def queue(account: Community, connection: Database) -> list[CaseRow]:
     """Cases of this account's teams that are not ended, worst first."""
-    return [CaseRow(**row) for row in await cases.queue(connection, account.teams, QUEUE_LIMIT)]
+    return [CaseRow(**row) for row in await listed(connection, account)]
+
+
+async def listed(connection: Connection, account: Account) -> list[dict[str, Any]]:
+    """The queue of this account's teams."""
+    rows = await cases.queue(connection, account.teams, QUEUE_LIMIT)
+    looked.at_all(row["resident"] for row in rows)
+    return rows
 
 
 @router.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
@@ -138,6 +145,7 @@ async def seen_case(connection: Connection, account: Account, number: int) -> di
     case = await cases.get(connection, number)
     if case is None or case["team"] not in account.teams:
         raise Refused("unknown_case")
+    looked.at(case["resident"], f"case {number}")
     return case
 
 

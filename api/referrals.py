@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import AwareDatetime, BaseModel, Field
 
+from api import looked
 from api.accounts import Account
 from api.stations import Id, Strict
 from api.who import Database, DoctorOrHospital, ReferralSide, Zone
@@ -67,8 +68,11 @@ async def board(account: ReferralSide, connection: Database) -> list[ReferralRow
 async def shown(connection: Connection, account: Account) -> list[dict[str, Any]]:
     """What this account's board holds."""
     if account.role == "hospital":
-        return await referrals.board(connection, teams=[], hospitals=list(account.places))
-    return await referrals.board(connection, teams=list(account.teams), hospitals=[])
+        rows = await referrals.board(connection, teams=[], hospitals=list(account.places))
+    else:
+        rows = await referrals.board(connection, teams=list(account.teams), hospitals=[])
+    looked.at_all(row["resident"] for row in rows)
+    return rows
 
 
 async def seen(connection: Connection, account: Account, number: int) -> dict[str, Any]:
@@ -77,6 +81,7 @@ async def seen(connection: Connection, account: Account, number: int) -> dict[st
     if row is not None and (
         row["team"] in account.teams or (row["hospital_id"] in account.places and row["state"] not in ("suggested", "rejected"))
     ):
+        looked.at(row["resident"], f"referral {number}")
         return row
     raise Refused("unknown_referral")
 

@@ -72,6 +72,7 @@ ROLES: Words = {
 }  # fmt: skip
 PROBLEMS: Words = {
     "stale_version": ("别人刚刚更新了,请核对后再操作", "somebody else just changed this; look again"),
+    "bad_code": ("验证码不对,请重新扫描", "wrong code; scan again"),
     "wrong_state": ("当前状态不能这样操作", "not possible in this state"), "incomplete": ("请填写完整", "something is missing"),
     "wrong_side": ("这一步由另一方完成", "this step is the other side's"), "cannot_wait": ("P1 不能推迟", "P1 is not put off"),
     "unknown_hospital": ("请选择医院", "choose a hospital"), "unknown_doctor": ("请选择接收的同事", "choose a colleague"),

@@ -10,7 +10,8 @@ from fastapi import Depends, Request
 from fastapi import Security as SecurityScheme
 from fastapi.security import HTTPBearer
 
-from api.accounts import ROLES, TEAM_ROLES, Account
+from api import glass, looked
+from api.accounts import DECIDES, ROLES, TEAM_ROLES, Account
 from care import referrals, residents
 from vitals.errors import Refused
 from vitals.floor.database import Connection
@@ -34,9 +35,16 @@ def role(*roles: str) -> Callable[[Request], Account]:
 
 
 async def connection(request: Request) -> AsyncIterator[Connection]:
-    """One connection, one transaction: committed when the route returns, rolled back when it raises."""
+    """One connection, one transaction: committed when the route returns, rolled back when it raises.
+
+    Whose data was looked at on the way is in the audit log before the answer leaves; what cannot be written there is not answered.
+    """
+    seen = looked.begin()
     async with request.app.state.pool.connection() as found:
         yield found
+        account: Account | None = getattr(request.state, "account", None)
+        if account is not None and seen.others(account):
+            await looked.write(request.app, [looked.entry(account, f"{request.method} {request.url.path}", seen)])
 
 
 Database = Annotated[Connection, Depends(connection, scope="function")]
@@ -44,10 +52,13 @@ Admin = Annotated[Account, Depends(role("admin"))]
 Community = Annotated[Account, Depends(role(*TEAM_ROLES))]  # who works a team's queue
 CommunityOrAdmin = Annotated[Account, Depends(role(*TEAM_ROLES, "admin"))]
 Staff = Annotated[Account, Depends(role(*TEAM_ROLES, "hospital", "sentinel"))]
-Doctor = Annotated[Account, Depends(role("doctor", "supervisor"))]  # decides: refers, ends, dismisses
+Doctor = Annotated[Account, Depends(role(*DECIDES))]  # decides: refers, ends, dismisses
 Sentinel = Annotated[Account, Depends(role("sentinel"))]
-DoctorOrHospital = Annotated[Account, Depends(role("doctor", "supervisor", "hospital"))]
+DoctorOrHospital = Annotated[Account, Depends(role(*DECIDES, "hospital"))]
 ReferralSide = Annotated[Account, Depends(role(*TEAM_ROLES, "hospital"))]
+Security = Annotated[Account, Depends(role("security", "admin"))]
+Auditor = Annotated[Account, Depends(role("audit"))]
+PersonOrAuditor = Annotated[Account, Depends(role("resident", "audit"))]
 Station = Annotated[Account, Depends(role("station"))]
 ResidentOrAdmin = Annotated[Account, Depends(role("resident", "admin"))]
 PersonOrStaff = Annotated[Account, Depends(role("resident", *TEAM_ROLES, "hospital", "admin"))]
@@ -67,7 +78,9 @@ async def may_see(connection: Connection, account: Account, resident: str) -> di
         or (account.role == "resident" and account.refers_to is not None and await _theirs(connection, account.refers_to, resident))
         or (account.role in TEAM_ROLES and await residents.with_team(connection, resident, found["team"], account.teams))
         or (account.role == "hospital" and await referrals.sent_to(connection, resident, account.places))
+        or (account.role in DECIDES and await glass.broken(connection, account.account, resident))
     ):
+        looked.at(resident)
         return found
     raise Refused("unknown_resident")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from api import looked
 from api.accounts import Account
 from api.stations import Id, Strict
 from api.who import Database, Sentinel, Staff, Zone
@@ -87,13 +88,16 @@ async def work(account: Staff, connection: Database, overdue: bool = False) -> l
 async def mine(connection: Connection, account: Account, *, overdue: bool = False) -> list[dict[str, Any]]:
     """The open tasks of this account's list."""
     before = datetime.now(UTC) if overdue else None
-    return await tasks.listing(connection, teams=list(account.teams), places=list(account.places), staff=account.refers_to, overdue=before)
+    rows = await tasks.listing(connection, teams=list(account.teams), places=list(account.places), staff=account.refers_to, overdue=before)
+    looked.at_all(row["resident"] for row in rows)
+    return rows
 
 
 async def seen(connection: Connection, account: Account, number: int) -> dict[str, Any]:
     """The task, if it is on this account's list. Raises Refused `unknown_task`."""
     row = await tasks.get(connection, number)
     if row is not None and (row["team"] in account.teams or row["place"] in account.places or row["owner"] == account.refers_to):
+        looked.at(row["resident"], f"task {number}")
         return row
     raise Refused("unknown_task")
 

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("retire", "drop measurements older than so many days, in whole chunks; what alerts cite is kept")
     command.add_argument("days", type=int)
     command = add("account", "make an account on the running `yizhan up`; prints its token once")
-    command.add_argument("role", choices=("doctor", "admin"))
+    command.add_argument("role", choices=("doctor", "admin", "security", "audit", "nurse", "supervisor", "hospital", "sentinel"))
     command.add_argument("--data", type=Path, default=Path(".yizhan"))
     workbench.add_commands(add)
     return parser
@@ -288,7 +288,7 @@ def _account(chosen: argparse.Namespace) -> int:
     path = chosen.data / "secrets" / "database_url"
     if not path.exists():
         raise ConfigError([f"{chosen.data}: no running `yizhan up` keeps its data here"])
-    refers_to = town.DOCTOR if chosen.role == "doctor" else None
+    refers_to = next((person for person, *_, login in town.PERSONNEL if login == chosen.role), None)
     print(asyncio.run(town.make_login(path.read_text(), chosen.role, refers_to)))
     return 0
 

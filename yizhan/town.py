@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -95,6 +96,15 @@ async def _staff(connection: database.Connection) -> None:
     await staff.add_team(connection, TEAM, "清河家庭医生团队", CENTRE)
     for person, name, team, role, place, _login in PERSONNEL:
         await staff.add(connection, person, name, team, role, place)
+
+
+async def make_password(conninfo: str, role: str, refers_to: str | None, login: str) -> str:
+    """An account with a name and a fresh password, which is not stored in clear and cannot be shown again."""
+    password = f"{secrets.token_hex(4)}-{secrets.token_hex(4)}"
+    async with await database.connect(conninfo) as connection:
+        await accounts.create_login(connection, role, refers_to, login, password)
+        await connection.commit()
+    return password
 
 
 async def make_login(conninfo: str, role: str, refers_to: str | None) -> str:

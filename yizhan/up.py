@@ -23,10 +23,13 @@ async def run(
         progress("")
         progress(f"控制台 console         {composition.url}/")
         if composition.first_start:
+            progress("用户名 name     密码 password          角色 role")
             for person, name, _team, role, _place, login in town.PERSONNEL:
-                progress(f"{name} {role:<14} {await town.make_login(composition.database_url, login, person)}")
-            progress(f"管理员 admin         {await town.make_login(composition.database_url, 'admin', None)}")
-            progress("(shown once; a new one: yizhan account doctor)")
+                password = await town.make_password(composition.database_url, login, person, person)
+                progress(f"{person:<15} {password:<22} {name} {role}")
+            for login in ("admin", "security", "audit"):
+                progress(f"{login + ' token':<15} {await town.make_login(composition.database_url, login, None)}")
+            progress("(shown once; a new token: yizhan account doctor)")
         else:
             progress("(logins were shown at the first start; a new one: yizhan account doctor)")
         progress("")

@@ -36,6 +36,9 @@ def add_commands(add: Add) -> None:
     chaos.add_argument("--rate", type=float, default=300.0, help="measurements a second of all gateways together")
     chaos.add_argument("--outage", type=float, default=0.0, help="seconds without a database, under a flood, instead of kills")
     chaos.add_argument("--kills-only", action="store_true", help="no freezing, no line faults, no wiped broker")
+    chaos.add_argument(
+        "--escalations", type=int, default=0, help="so many ladders under a fast clock while notifiers die, instead of readings"
+    )
     chaos.add_argument("--remember", type=Path, help="append the run to this file of all runs, and print their totals")
     chaos.add_argument("--json", action="store_true")
 
@@ -146,6 +149,12 @@ def chaos(chosen: argparse.Namespace) -> int:
     from bench import chaos as runner
 
     process.log_to_stderr("error")
+    if chosen.escalations:
+        from bench import escalations
+
+        told = asyncio.run(escalations.run(_say, ladders=chosen.escalations, seed=chosen.seed, deaths=chosen.kills))
+        print(json.dumps(told) if chosen.json else "\n".join(lines(told)))
+        return 0 if told["ok"] else 1
     told = asyncio.run(runner.run(_say, chosen.lane, chosen.seed, chosen.kills, chosen.rate, not chosen.kills_only, chosen.outage))
     if chosen.remember is not None:
         git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)

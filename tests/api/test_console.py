@@ -77,13 +77,14 @@ async def gone(browser: webdriver.Chrome, what: str) -> None:
 
 async def test_a_dangerous_reading_appears_by_itself_and_is_handled_in_the_console(tmp_path: Path, browser: webdriver.Chrome) -> None:
     async with Composition(tmp_path / "data") as composition:
-        token = await town.make_login(composition.database_url, "doctor", town.DOCTOR)
+        password = await town.make_password(composition.database_url, "doctor", town.DOCTOR, "dr-zhang")
         await asyncio.to_thread(browser.get, composition.url + "/")
         assert "登录" in browser.title
-        browser.find_element(By.ID, "token").send_keys("yz_wrong")
+        browser.find_element(By.ID, "password").send_keys("yz_wrong")
         await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
-        await shown(browser, "令牌不对")
-        browser.find_element(By.ID, "token").send_keys(token)
+        await shown(browser, "用户名、密码或验证码不对")
+        browser.find_element(By.ID, "login").send_keys("dr-zhang")
+        browser.find_element(By.ID, "password").send_keys(password)
         await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
         await shown(browser, "目前没有待办")
         await shown(browser, "实时更新中")
@@ -196,7 +197,7 @@ async def test_every_role_finds_its_pages_and_another_language(tmp_path: Path, b
 async def log_in(browser: webdriver.Chrome, composition: Composition, person: str) -> None:
     login = next(row[5] for row in town.PERSONNEL if row[0] == person)
     await asyncio.to_thread(browser.get, composition.url + "/")
-    browser.find_element(By.ID, "token").send_keys(await town.make_login(composition.database_url, login, person))
+    browser.find_element(By.ID, "password").send_keys(await town.make_login(composition.database_url, login, person))
     await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
     await shown(browser, person, where="header")
 

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from api import accounts
 from api.app import create_app
-from tests.ingest.helpers import CUFF, Clinic, measurement, message
+from tests.ingest.helpers import CUFF, FIELD_KEY, Clinic, measurement, message
 from vitals.floor import database
 from vitals.settings import Settings
 from yizhan import town
@@ -48,8 +48,8 @@ VERDICTS: dict[str, set[str]] = {
     "GET /v1/devices": {A},
     "POST /v1/devices/claim": {A, R},
     "DELETE /v1/devices/{device}/binding": {A, R},
-    "POST /v1/accounts": {A},
-    "POST /v1/accounts/{account}/revoke": {A},
+    "POST /v1/accounts": {A, SEC},
+    "POST /v1/accounts/{account}/revoke": {A, SEC},
     "POST /v1/residents": {A},
     "GET /v1/residents": {A, *TEAM},
     "GET /v1/residents/{resident}": {A, *TEAM, H, R},
@@ -87,6 +87,10 @@ VERDICTS: dict[str, set[str]] = {
     "GET /v1/tasks/{number}": {*TEAM, H, G},
     "POST /v1/tasks/{number}/finish": {*TEAM, H, G},
     "POST /v1/reports": {G},
+    "GET /v1/residents/{resident}/accesses": {AUD, R},
+    "POST /v1/residents/{resident}/break-glass": {D, U},
+    "GET /v1/break-glass": {AUD},
+    "POST /v1/break-glass/{number}/review": {AUD},
     "GET /v1/health": EVERYBODY,
     "GET /metrics": EVERYBODY,
     "GET /": SOMEBODY,
@@ -94,6 +98,8 @@ VERDICTS: dict[str, set[str]] = {
     "POST /console/login": EVERYBODY,
     "POST /console/logout": SOMEBODY,
     "POST /console/language": SOMEBODY,
+    "GET /console/second-factor": SOMEBODY,
+    "POST /console/second-factor": SOMEBODY,
     "GET /console/queue": TEAM,
     "GET /console/queue/rows": TEAM,
     "GET /console/cases/{number}": TEAM,
@@ -133,7 +139,7 @@ class Http:
 
 @pytest.fixture
 async def http(clinic: Clinic) -> AsyncIterator[Http]:
-    app = create_app(Settings(database_url=clinic.conninfo))  # type: ignore[arg-type]
+    app = create_app(Settings(database_url=clinic.conninfo, field_key=FIELD_KEY))  # type: ignore[arg-type]
     resident = await clinic.resident()
     async with await database.connect(clinic.conninfo) as connection:
         staffed = {login: person for person, *_, login in reversed(town.PERSONNEL)}  # the first of each login's people
@@ -454,7 +460,7 @@ async def test_the_console_takes_no_orders_from_another_site(http: Http) -> None
 
 
 async def test_without_a_database_the_answer_is_come_back_later(http: Http) -> None:
-    app = create_app(Settings(database_url="postgresql://nobody:x@127.0.0.1:1/none", database_pool=1))  # type: ignore[arg-type]
+    app = create_app(Settings(database_url="postgresql://nobody:x@127.0.0.1:1/none", database_pool=1, field_key=FIELD_KEY))  # type: ignore[arg-type]
     async with app.router.lifespan_context(app):
         away = Http(app, http.clinic, {})
         answer = await away.ask("nobody", "GET", "/v1/health")
