@@ -55,6 +55,8 @@ def static(settings: Settings) -> list[str]:
         problems += _certificate(name, getattr(settings, f"{name}_certificate"), getattr(settings, f"{name}_key"))
     if settings.mqtt_ca is not None:
         problems += _readable("YIZHAN_MQTT_CA", settings.mqtt_ca)
+    if settings.field_key is not None:
+        problems += _strength("YIZHAN_FIELD_KEY", settings.field_key.get_secret_value())
     if settings.mqtt_password is not None:
         problems += _strength("YIZHAN_MQTT_PASSWORD", settings.mqtt_password.get_secret_value())
     if settings.database_url is not None:

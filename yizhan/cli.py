@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     rulebench.add_commands(add("rules", "rule packs: check them, try them, see what they would raise"))
     command = add("retire", "drop measurements older than so many days, in whole chunks; what alerts cite is kept")
     command.add_argument("days", type=int)
+    add("audit", "verify the log of who looked at whom; exit 1 and every place where it was touched")
     command = add("account", "make an account on the running `yizhan up`; prints its token once")
     command.add_argument("role", choices=("doctor", "admin", "security", "audit", "nurse", "supervisor", "hospital", "sentinel"))
     command.add_argument("--data", type=Path, default=Path(".yizhan"))
@@ -282,6 +283,14 @@ def _gatt(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(_chosen: argparse.Namespace) -> int:
+    from yizhan.compose import verify_audit
+
+    problems = asyncio.run(verify_audit(load()))
+    print("\n".join(problems) or "untouched")
+    return 1 if problems else 0
+
+
 def _account(chosen: argparse.Namespace) -> int:
     from yizhan import town
 
@@ -296,6 +305,6 @@ def _account(chosen: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "up": _up, "demo": _demo, "worker": _worker, "ingest": _ingest, "api": _api, "notifier": _notifier, "broker": _broker,
     "gateway": _gateway, "sim": _sim,
-    "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": rulebench.run, "account": _account,
+    "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": rulebench.run, "account": _account, "audit": _audit,
     "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos, "reconcile": workbench.reconcile,
 }  # fmt: skip

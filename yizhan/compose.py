@@ -46,6 +46,14 @@ async def notify(settings: Settings, stop: asyncio.Event) -> None:
     await notifier.run(settings, stop)
 
 
+async def verify_audit(settings: Settings) -> list[str]:
+    """Every place where the log of who looked at whom is not what was written."""
+    from api import audit
+
+    async with await database.connect(settings.database()) as connection:
+        return await audit.verify(connection, audit.Book(settings.sealing()).key)
+
+
 async def arrange(conninfo: str) -> list[str]:
     """Give the tables the best form this database has; what could not be done, in words."""
     async with await database.connect(conninfo) as connection:

@@ -18,7 +18,7 @@ OURS = {name: service for name, service in FILE["services"].items() if service["
 
 
 def test_every_command_is_one_of_ours() -> None:
-    assert set(OURS) == {"migrate", "broker", "worker", "ingest", "city-worker", "api", "gateway"}
+    assert set(OURS) == {"migrate", "broker", "worker", "ingest", "city-worker", "api", "notifier", "gateway"}
     for service in OURS.values():
         _parser().parse_args(service["command"])
 

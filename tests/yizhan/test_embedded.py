@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -161,7 +162,10 @@ def test_up_prints_logins_once_reuses_its_data_and_stops_on_ctrl_c(tmp_path: Pat
         return "".join(lines) + rest
 
     first, second = start_and_stop(), start_and_stop()
-    assert first.count("yz_") == 2
+    assert first.count("yz_") == 3, "a token for each of the three administrators"
+    for person, *_ in town.PERSONNEL:
+        assert re.search(rf"^{person} +[0-9a-f]{{8}}-[0-9a-f]{{8}} ", first, re.M), f"a password for {person}"
+        assert not re.search(rf"^{person} ", second, re.M)
     assert "yz_" not in second
     assert "0 migrations applied" in second
     secrets = list((tmp_path / "data" / "secrets").iterdir())
