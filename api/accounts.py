@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -86,7 +87,8 @@ async def log_in(connection: Connection, seal: Seal | None, login: str, password
     """
     cursor = await connection.execute("select * from account where login = %s and revoked_at is null for update", (login,))
     row = await cursor.fetchone()
-    right = _verify(row["password"] if row is not None else _NOBODYS, password)
+    # argon2 takes its time, and other requests go on meanwhile
+    right = await asyncio.to_thread(_verify, row["password"] if row is not None else _NOBODYS, password)
     if row is None or (row["locked_until"] is not None and row["locked_until"] > now):
         return None
     step = None

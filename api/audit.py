@@ -13,7 +13,7 @@ import hmac
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -78,9 +78,11 @@ class Book:
 
 
 async def anchor(connection: Connection, key: bytes, now: datetime) -> None:
-    """Put down every chain's length and head since the last anchor of that chain, all together."""
+    """Put down the length and head of every chain of these days, all together."""
     await connection.execute("select pg_advisory_xact_lock(hashtext('yizhan audit anchor'))")
-    cursor = await connection.execute("select distinct on (chain) chain, n, digest from audit order by chain, n desc")
+    # a chain is a day's: one that ended earlier is in the anchors of its day
+    recent = "select distinct on (chain) chain, n, digest from audit where at > %s order by chain, n desc"
+    cursor = await connection.execute(recent, (now - timedelta(days=2),))
     heads = {row["chain"]: [row["n"], bytes(row["digest"]).hex()] for row in await cursor.fetchall()}
     row = await (await connection.execute("select digest, heads from audit_anchor order by anchor desc limit 1")).fetchone()
     if row is not None and row["heads"] == heads:

@@ -252,7 +252,7 @@ async def _check(url: str, diary: dict[int, dict[str, Any]], provider: Provider,
 async def _notify(url: str, speed: int, stop: asyncio.Event) -> None:
     """The notifier as `yizhan notifier` runs it, with what is measured in the database's time as long as the fast clock makes it."""
     notices.LEASE, notices.GRACE = timedelta(seconds=notices.HOLD * speed), notices.GRACE * speed
-    notifier.SLEEP = 0.25
+    notifier.SLEEP, notifier.STALLED = 0.25, notifier.STALLED * speed
     async with database.pool(url, 8) as pool:
         await notifier.Notifier(url, pool, Seal(KEY), ZONE, elapsed=lambda: time.monotonic() * speed).run(stop)
 

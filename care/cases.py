@@ -203,7 +203,9 @@ async def refer(
     await referrals.suggest(connection, case, row["resident"], urgency, [], now)
     waiting = next(one for one in reversed(await referrals.of_case(connection, case)) if one["state"] == "suggested")
     number: int = waiting["referral"]
-    await referrals.step(connection, number, waiting["version"], "accept", "community", actor, now, calendar, why=reason, hospital=hospital)
+    await referrals.step(
+        connection, number, waiting["version"], "accept", "community", actor, now, calendar, why=reason, hospital=hospital, urgency=urgency
+    )
     await connection.execute(
         "update care_case set state = %s, version = version + 1, updated_at = %s, last_human_at = %s, ack_due_at = null"
         " where care_case = %s",

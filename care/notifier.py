@@ -27,7 +27,8 @@ from vitals.settings import Settings
 log = logging.getLogger("care.notifier")
 
 SLEEP = 5.0  # s at most between two looks
-STALLED = 60.0  # s without a sign of life until a job's worker counts as gone
+HEARTBEAT = 10.0  # s between a job worker's signs of life
+STALLED = 60.0  # s without one until it counts as gone
 FROZEN = "15s"  # a transaction of ours that stands still this long is ended by the database
 AT_ONCE = 20  # tries side by side
 CHANNEL = "ladder"
@@ -85,26 +86,31 @@ class Notifier:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`."""
         async with self.app.open_async():
-            worker = asyncio.create_task(
-                self.app.run_worker_async(
-                    concurrency=AT_ONCE, install_signal_handlers=False, delete_jobs="always", update_heartbeat_interval=STALLED / 6,
-                    stalled_worker_timeout=STALLED, fetch_job_polling_interval=SLEEP, shutdown_graceful_timeout=notices.CALL,
-                )
-            )  # fmt: skip
+            working = asyncio.create_task(self._work())
             try:
                 async with self._woken() as wake:
                     while not stop.is_set():
                         pause = await self._look()
-                        waits = [asyncio.ensure_future(wake.wait()), asyncio.ensure_future(stop.wait()), worker]
+                        waits = [asyncio.ensure_future(wake.wait()), asyncio.ensure_future(stop.wait())]
                         await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-                        for one in waits[:2]:
+                        for one in waits:
                             one.cancel()
-                        if worker.done():
-                            worker.result()
                         wake.clear()
             finally:
-                worker.cancel()
-                await asyncio.gather(worker, return_exceptions=True)
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+
+    async def _work(self) -> None:
+        """The jobs. A worker that was frozen longer than others waited for it is struck off their list and ends: a new one begins."""
+        while True:
+            try:
+                await self.app.run_worker_async(
+                    concurrency=AT_ONCE, install_signal_handlers=False, delete_jobs="always", update_heartbeat_interval=HEARTBEAT,
+                    stalled_worker_timeout=STALLED, fetch_job_polling_interval=SLEEP, shutdown_graceful_timeout=notices.CALL,
+                )  # fmt: skip
+            except (exceptions.ConnectorException, psycopg.Error, OSError):
+                log.warning("the jobs' worker ended; another begins", exc_info=True)
+            await asyncio.sleep(1)
 
     async def _look(self) -> float:
         """Everything that is due; returns how long to wait. The database may be away: then we look again."""
@@ -117,7 +123,7 @@ class Notifier:
                     await self._hand_over(connection, notice)
                 due = await ladders.next_due(connection)
             return SLEEP if due is None else min(max((due - now).total_seconds(), 0.02), SLEEP)
-        except (psycopg.OperationalError, exceptions.ConnectorException, OSError, TimeoutError):
+        except (psycopg.OperationalError, psycopg.InternalError, exceptions.ConnectorException, OSError, TimeoutError):
             log.warning("the database is away")
             return 1.0
 

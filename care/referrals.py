@@ -81,7 +81,8 @@ async def board(connection: Connection, *, teams: list[str] | None, hospitals: l
 
 async def step(
     connection: Connection, referral: int, version: int, action: str, side: str, actor: str, now: datetime, calendar: Calendar, *,
-    why: str = "", hospital: str | None = None, booked_for: datetime | None = None, targets: Mapping[str, float] | None = None,
+    why: str = "", hospital: str | None = None, urgency: str | None = None,
+    booked_for: datetime | None = None, targets: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """One step by one side; returns the referral as it was before.
 
@@ -99,7 +100,7 @@ async def step(
     changes: dict[str, Any] = {"state": after, "updated_at": now}
     match action:
         case "accept":
-            changes |= await _destination(connection, hospital, why)
+            changes |= await _destination(connection, hospital, why) | {"urgency": urgency or row["urgency"]}
         case "book":
             if booked_for is None or booked_for <= now:
                 raise Refused("incomplete", "booked_for: when, in the future")

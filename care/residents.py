@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from psycopg.errors import UniqueViolation
 
 from care.identity import Seal, normal
+from care.staff import LAST_RESORT
 from vitals.errors import Refused
 from vitals.floor.database import Connection
-
-CENTRE = "centre"  # the queue of last resort, made by the migration
 
 
 class Route(NamedTuple):
@@ -167,7 +166,7 @@ async def route(connection: Connection, resident: str | None, site: str | None) 
         site = (found or {}).get("site") or site
     cursor = await connection.execute("select team from duty where site = %s", (site,))
     row = await cursor.fetchone()
-    return Route(row["team"] if row is not None else CENTRE, "duty")
+    return Route(row["team"] if row is not None else LAST_RESORT, "duty")
 
 
 async def duty_sites(connection: Connection, teams: Sequence[str]) -> set[str]:

@@ -17,6 +17,7 @@ from vitals.errors import Refused
 from vitals.floor.database import Connection
 
 LOOK_AHEAD = timedelta(days=60)
+LAST_RESORT = "centre"  # the team of the queue of last resort, made by the migration
 PLACES = {
     "family_doctor": "team", "team_lead": "team", "nurse": "team", "public_health": "team", "centre_duty": "centre",
     "supervisor": "centre", "hospital": "hospital", "sentinel": "region",
@@ -150,14 +151,14 @@ async def calendar(connection: Connection, team: str, now: datetime, zone: str) 
 
 
 _WITH_ROLE = (
-    "select m.staff from membership m join staff s using (staff) where m.role = any(%(roles)s) and m.place = %(place)s"
-    " and (s.left_on is null or s.left_on > %(now)s) and not exists (select 1 from leave l where l.staff = m.staff and l.during @> %(now)s)"
-    " order by m.role, m.staff"
+    "select m.staff from membership m join staff s using (staff) where m.role = any(%(roles)s)"
+    " and (%(place)s::text is null or m.place = %(place)s) and (s.left_on is null or s.left_on > %(now)s)"
+    " and not exists (select 1 from leave l where l.staff = m.staff and l.during @> %(now)s) order by m.role, m.staff"
 )
 
 
-async def with_role(connection: Connection, roles: Sequence[str], place: str, now: datetime) -> list[str]:
-    """Who has one of these roles at a place and is not away."""
+async def with_role(connection: Connection, roles: Sequence[str], place: str | None, now: datetime) -> list[str]:
+    """Who has one of these roles at a place (None: anywhere) and is not away."""
     cursor = await connection.execute(_WITH_ROLE, {"roles": list(roles), "place": place, "now": now})
     return list(dict.fromkeys(row["staff"] for row in await cursor.fetchall()))
 
@@ -204,7 +205,7 @@ async def meant(
         case Role.CENTRE_DUTY:
             found = await on_duty(connection, centre, now) or await with_role(connection, ["centre_duty"], centre, now)
         case Role.SUPERVISOR:
-            found = await with_role(connection, ["supervisor"], centre, now)
+            found = await with_role(connection, ["supervisor"], None if team == LAST_RESORT else centre, now)
     return list(dict.fromkeys(found))
 
 
@@ -225,13 +226,17 @@ with covered as (
 )
 select array(select team from staff where (staff = %(staff)s or staff in (select staff from covered)) and team is not null
              union select place from mine where role in ('family_doctor', 'team_lead', 'nurse', 'public_health')
-             union select t.team from team t join centres using (centre)) as teams,
+             union select t.team from team t join centres using (centre)
+             union select %(last)s where exists (select 1 from mine where role = 'supervisor')) as teams,
        array(select place from mine where role in ('hospital', 'sentinel')) as places
 from staff where staff = %(staff)s and (left_on is null or left_on > current_date)
 """
 
 
 async def reach(connection: Connection, staff: str) -> dict[str, list[str]]:
-    """Whose queues somebody works at this moment, and the hospitals and grid cells they belong to; nothing for who left."""
-    row = await (await connection.execute(_REACH, {"staff": staff})).fetchone()
+    """Whose queues somebody works at this moment, and the hospitals and grid cells they belong to; nothing for who left.
+
+    Every supervisor also has the queue of last resort, for what nobody is signed for and no station answers for.
+    """
+    row = await (await connection.execute(_REACH, {"staff": staff, "last": LAST_RESORT})).fetchone()
     return {"teams": sorted(row["teams"]), "places": sorted(row["places"])} if row is not None else {"teams": [], "places": []}
