@@ -53,6 +53,11 @@ def install(app: FastAPI) -> None:
     async def bad_input(_request: Request, error: BadInput) -> Response:
         return problem(422, error.reason, error.detail)
 
+    @app.exception_handler(psycopg.DataError)
+    async def not_text(_request: Request, _error: psycopg.DataError) -> Response:
+        """What no table could hold: a NUL in a path, a number beyond its column."""
+        return problem(422, "not_valid")
+
     @app.exception_handler(RequestValidationError)
     async def not_valid(_request: Request, error: RequestValidationError) -> Response:
         # where and what rule, never the value

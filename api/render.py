@@ -75,6 +75,7 @@ PROBLEMS: Words = {
     "bad_code": ("验证码不对,请重新扫描", "wrong code; scan again"),
     "wrong_state": ("当前状态不能这样操作", "not possible in this state"), "incomplete": ("请填写完整", "something is missing"),
     "wrong_side": ("这一步由另一方完成", "this step is the other side's"), "cannot_wait": ("P1 不能推迟", "P1 is not put off"),
+    "already_referred": ("已有进行中的转诊", "a referral is under way"),
     "unknown_hospital": ("请选择医院", "choose a hospital"), "unknown_doctor": ("请选择接收的同事", "choose a colleague"),
     "outside_clamp": ("目标超出允许范围(只能更严格)", "outside what may be set: stricter only"),
     "not_their_measurement": ("不是该居民的设备读数", "not a device's measurement of this resident"),
@@ -135,7 +136,7 @@ def sorry(error: Refused | BadInput | ValueError) -> tuple[str, str]:
 
 async def form(request: Request) -> dict[str, str]:
     body = (await request.body()).decode("utf-8", "replace")
-    return {name: values[0].strip() for name, values in parse_qs(body, max_num_fields=40).items()}
+    return {name: values[0].replace("\0", "").strip() for name, values in parse_qs(body, max_num_fields=40).items()}
 
 
 def needed(fields: dict[str, str], *names: str) -> list[str]:

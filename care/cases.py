@@ -155,6 +155,8 @@ async def act(
                 raise Refused("unknown_doctor")
             owner, team = to, found["team"]
     seen = target is not CaseState.OPEN
+    if action == "note":  # nothing else moves
+        until = row["snoozed_until"]
     changes = {
         "state": target, "updated_at": now, "last_human_at": now, "claimed_by": owner, "team": team, "snoozed_until": until,
         "acknowledged_at": (row["acknowledged_at"] or now) if seen else None,
@@ -171,7 +173,7 @@ async def act(
         await call(connection, case, severity, now, calendar)
     elif action == "snooze" and until is not None:
         await ladders.lay(connection, resting(until, calendar), severity, now, case=case)
-    elif seen:
+    elif seen and action != "note":
         await ladders.lay(connection, working(severity, now, calendar), severity, now, case=case)
 
 
@@ -194,14 +196,16 @@ async def refer(
 ) -> int:  # fmt: skip
     """The doctor refers: what the rules suggested, or what they did not; returns the referral.
 
-    Raises Refused `no_resident` for a case that belongs to nobody: a device cannot be referred; `unknown_hospital`.
+    Raises Refused `no_resident` for a case that belongs to nobody: a device cannot be referred; `already_referred`, `unknown_hospital`.
     """
     row = await locked(connection, case, version)
     target = next_state("refer", CaseState(row["state"]))
     if row["resident"] is None:
         raise Refused("no_resident")
     await referrals.suggest(connection, case, row["resident"], urgency, [], now)
-    waiting = next(one for one in reversed(await referrals.of_case(connection, case)) if one["state"] == "suggested")
+    waiting = next((one for one in reversed(await referrals.of_case(connection, case)) if one["state"] == "suggested"), None)
+    if waiting is None:
+        raise Refused("already_referred", "a referral of this case is under way")
     number: int = waiting["referral"]
     await referrals.step(
         connection, number, waiting["version"], "accept", "community", actor, now, calendar, why=reason, hospital=hospital, urgency=urgency

@@ -214,6 +214,27 @@ async def test_what_is_anothers_does_not_exist(http: Http) -> None:
     assert (await http.ask(R, "GET", "/v1/residents/r-nobody")).status_code == 404
 
 
+async def test_what_no_table_could_hold_is_not_valid(http: Http) -> None:
+    assert (await http.ask(D, "GET", "/v1/residents/%00")).status_code == 422
+    assert (await http.ask(D, "GET", "/v1/cases/99999999999999999999")).status_code == 404
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await http.ask("nobody", "POST", "/console/login", content=b"login=%00x&password=%00", headers=form)).status_code == 403
+
+
+async def test_a_case_is_referred_once_on_whichever_page_the_doctor_does_it(http: Http) -> None:
+    await http.clinic.send(message(measurement(186, 112, ago=timedelta(minutes=2))), message(measurement(188, 113)))
+    row = (await http.ask(D, "GET", "/v1/queue")).json()[0]
+    (suggested,) = (await http.ask(D, "GET", "/v1/referrals")).json()
+    accept = {"version": suggested["version"], "hospital": town.HOSPITAL, "why": "复测确认"}
+    assert (await http.ask(H, "GET", "/v1/referrals")).json() == [], "not sent yet"
+    assert (await http.ask(D, "POST", f"/v1/referrals/{suggested['referral']}/accept", accept)).status_code == 204
+    assert len((await http.ask(H, "GET", "/v1/referrals")).json()) == 1
+    assert (await http.ask(D, "POST", f"/v1/cases/{row['care_case']}/claim", {"version": row["version"]})).status_code == 204
+    again = {"version": row["version"] + 1, "hospital": town.HOSPITAL, "why": "复测确认"}
+    answer = await http.ask(D, "POST", f"/v1/cases/{row['care_case']}/refer", again)
+    assert (answer.status_code, answer.json()["reason"]) == (409, "already_referred")
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -236,6 +236,11 @@ async def test_handing_over_putting_off_and_calling_have_their_clocks(office: Of
     await office.act("snooze", until=until, why="出差")
     due = await office.clinic.rows("select role, due_at from rung where state = 'waiting' order by level")
     assert due[0] == {"role": "owner", "due_at": until}
+    await office.act("note", why="家属来电")
+    assert (await office.clinic.rows("select role, due_at from rung where state = 'waiting' order by level"))[0] == due[0], (
+        "a note moves nothing"
+    )
+    assert await office.clinic.value("select snoozed_until from care_case") == until
     await office.act("hand_over", to="dr-liu", why="休假")
     case = (await office.clinic.rows("select state, claimed_by, snoozed_until from care_case"))[0]
     assert case == {"state": "open", "claimed_by": "dr-liu", "snoozed_until": None}
@@ -286,7 +291,7 @@ async def test_the_dead_and_the_moved_are_asked_for_nothing_more(office: Office)
 
 
 async def test_two_thousand_escalations_while_notifiers_die() -> None:
-    told = await escalations.run(lambda _: None, ladders=2000, seed=20, deaths=6, speed=240)
+    told = await escalations.run(lambda _: None, ladders=2400, seed=20, deaths=6, speed=240)
     assert told["ok"], told
     assert told["escalations"] >= 2000
     assert told["kills"] + told["freezes"] == 6

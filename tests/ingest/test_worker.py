@@ -82,6 +82,10 @@ async def test_results_do_not_depend_on_how_messages_are_batched(conninfo: str, 
     together = await outcome()
     assert together, "the example must raise something"
     for table in (
+        "notice",
+        "rung",
+        "referral_log",
+        "referral",
         "case_log",
         "case_alert",
         "care_case",

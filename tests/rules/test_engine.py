@@ -255,7 +255,7 @@ def test_all_faults_of_a_pack_are_told_at_once() -> None:
     assert len(error.value.problems) == 5
     lines = broken.splitlines()
     for problem, word in zip(
-        error.value.problems, ("danger_diastolic", "id: htn.danger", "id: htn.control", "source: nowhere"), strict=True
+        error.value.problems, ("danger_diastolic", "id: htn.danger", "id: htn.control", "id: htn.goal", "source: nowhere"), strict=True
     ):
         told = int(problem.removeprefix("line ").partition(":")[0])
         assert word in lines[told - 1], problem
