@@ -82,6 +82,7 @@ async def work(request: Request, account: Staff, connection: Database) -> Respon
 
 async def _work(request: Request, connection: Connection, account: Account, problem: tuple[str, str] | None = None) -> Response:
     neighbours = await files.of_regions(connection, account.places) if account.role == "sentinel" else []
+    looked.at_all(one["resident"] for one in neighbours)
     rows = await worklists.mine(connection, account)
     return page(request, "work.html", 409 if problem else 200, rows=rows, neighbours=neighbours, problem=problem)
 

@@ -15,7 +15,7 @@ from api.accounts import Account
 from api.events import QUEUE_LIMIT, account_lives, queue_stream
 from api.stations import Accepted, Id, Strict
 from api.who import Community, Database, Doctor, Zone
-from care import cases, ladders, notices, referrals, staff
+from care import cases, ladders, notices, referrals, residents, staff
 from care.case import CALLS, CaseState, next_state
 from ingest import intake, readings
 from rules import alerts
@@ -197,6 +197,8 @@ async def act(
     row, now = await seen_case(connection, account, number), datetime.now(UTC)
     calendar = await staff.calendar(connection, row["team"], now, zone)
     await cases.act(connection, number, version, action, account.actor, now, calendar, **more)
+    if more.get("coded") in ("moved", "deceased") and row["resident"] is not None:
+        await residents.leave(connection, row["resident"], now.date(), more["coded"], account.actor)
 
 
 @router.post("/cases/{number}/acknowledge", status_code=204)

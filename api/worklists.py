@@ -13,7 +13,7 @@ from api import looked
 from api.accounts import Account
 from api.stations import Id, Strict
 from api.who import Database, Sentinel, Staff, Zone
-from care import residents, staff, tasks
+from care import contracts, residents, staff, tasks
 from care.task import OUTCOMES
 from ingest import readings
 from vitals.errors import BadInput, Refused
@@ -127,6 +127,8 @@ async def finished(connection: Connection, account: Account, number: int, body: 
     )
     if body.outcome in (TaskOutcome.DECEASED, TaskOutcome.MOVED) and row["resident"] is not None:
         await residents.leave(connection, row["resident"], now.date(), body.outcome.value, account.actor)
+    if body.outcome is TaskOutcome.RENEWED and row["kind"] == "renewal":
+        await contracts.renew(connection, row["resident"], account.actor)
     return state
 
 

@@ -45,17 +45,6 @@ class Calendar:
             day += _DAY
         return moment
 
-    def after(self, moment: datetime, span: timedelta) -> datetime:
-        """`span` of working time later."""
-        moment = self.next_opening(moment)
-        while True:
-            closing = self.at(moment.astimezone(self.zone).date(), self.closes)
-            left = closing - moment
-            if span <= left or left <= timedelta():
-                return moment + span
-            span -= left
-            moment = self.next_opening(closing)
-
     def days_after(self, moment: datetime, count: int) -> datetime:
         """The same time of day, `count` working days later."""
         local = moment.astimezone(self.zone)

@@ -67,7 +67,7 @@ async def call(connection: Connection, case: int, severity: Severity, now: datet
     rungs = calling(severity, now, calendar)
     await ladders.lay(connection, rungs, severity, now, case=case)
     await connection.execute(
-        "update care_case set called = %s, page = page + 1, paged_at = %s, ack_due_at = %s, snoozed_until = null,"
+        "update care_case set called = %s, paged_at = %s, ack_due_at = %s, snoozed_until = null,"
         " state = case when state in ('acknowledged', 'claimed') then 'open' else state end where care_case = %s",
         (severity, now, acknowledge_by(severity, rungs), case),
     )

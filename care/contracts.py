@@ -10,7 +10,6 @@ from vitals.errors import Refused
 from vitals.floor.database import Connection
 
 TERM = timedelta(days=365)
-PACKAGES = ("basic", "chronic", "maternal", "elderly", "child")
 
 
 async def sign(
@@ -45,16 +44,20 @@ async def sign(
     return number
 
 
-async def renew(connection: Connection, contract: int, until: date, by: str) -> None:
-    """Raises Refused `unknown_contract`, `bad_range` (it must become longer)."""
-    cursor = await connection.execute("select resident, during from contract where contract = %s for update", (contract,))
+async def renew(connection: Connection, resident: str, by: str) -> date:
+    """The contract that runs out goes on for a term; returns until when. Raises Refused `unknown_contract`: there is none that does."""
+    cursor = await connection.execute(
+        "update contract set during = daterange(lower(during), upper(during) + %s) where contract = (select contract from contract"
+        " where resident = %s and not upper_inf(during) and ended_why is null order by upper(during) desc limit 1)"
+        " returning upper(during) as until",
+        (TERM.days, resident),
+    )
     row = await cursor.fetchone()
     if row is None:
         raise Refused("unknown_contract")
-    if row["during"].upper is None or until <= row["during"].upper:
-        raise Refused("bad_range")
-    await connection.execute("update contract set during = daterange(lower(during), %s) where contract = %s", (until, contract))
-    await residents.note(connection, row["resident"], by, "contract renewed")
+    await residents.note(connection, resident, by, "contract renewed")
+    until: date = row["until"]
+    return until
 
 
 async def end(connection: Connection, contract: int, on: date, why: str, by: str) -> None:

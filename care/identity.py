@@ -61,11 +61,6 @@ def normal(kind: str, text: str, today: date) -> str:
     return plain
 
 
-def masked(text: str) -> str:
-    """What may stand on a screen: the ends, and how long it is."""
-    return text[:3] + "*" * max(len(text) - 5, 3) + text[-2:] if len(text) > 6 else "*" * len(text)
-
-
 class Seal:
     """Seals and opens fields under one secret of this deployment."""
 

@@ -86,7 +86,7 @@ async def daily(connection: Connection, now: datetime, zone: str) -> int:
     for contract in await contracts.expiring(connection, today, BEFORE_EXPIRY):
         calendar = await staff.calendar(connection, contract["team"], now, zone)
         number = await tasks.make(
-            connection, f"renewal:{contract['contract']}", "renewal", contract["team"], "nurse",
+            connection, f"renewal:{contract['contract']}:{contract['until']}", "renewal", contract["team"], "nurse",
             calendar.at(contract["until"], calendar.closes), now, calendar, resident=contract["resident"],
         )  # fmt: skip
         made += number is not None

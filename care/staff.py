@@ -69,16 +69,6 @@ async def appoint(connection: Connection, staff: str, role: str, place: str) -> 
     await connection.execute("insert into membership values (%s, %s, %s) on conflict do nothing", (staff, role, place))
 
 
-async def get(connection: Connection, staff: str) -> dict[str, Any] | None:
-    """A person with their roles."""
-    cursor = await connection.execute(
-        "select s.*, coalesce((select jsonb_agg(jsonb_build_object('role', m.role, 'place', m.place) order by m.role, m.place)"
-        " from membership m where m.staff = s.staff), '[]') as roles from staff s where s.staff = %s",
-        (staff,),
-    )
-    return await cursor.fetchone()
-
-
 async def of_team(connection: Connection, team: str) -> list[dict[str, Any]]:
     cursor = await connection.execute(
         "select s.staff, s.name, array_agg(m.role order by m.role) as roles from membership m join staff s using (staff)"

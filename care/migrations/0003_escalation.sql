@@ -1,6 +1,5 @@
 -- The ladder of a case or a task, what people were told, tasks, and the whole way of a referral.
 
-alter table care_case add column page int not null default 0;        -- how often a ladder was laid
 alter table care_case add column called text;                        -- severity the present ladder was laid for; null: none
 alter table care_case add column snoozed_until timestamptz;
 alter table case_log add column coded text;                          -- outcome of a call
@@ -113,7 +112,6 @@ alter table referral add column seen_at timestamptz;
 alter table referral add column outcome text not null default '';
 alter table referral add column targets jsonb not null default '{}';
 alter table referral add column updated_at timestamptz not null default now();
-alter table referral add column receipt jsonb;
 create index on referral (resident);
 create index on referral (hospital_id) where state not in ('rejected', 'community', 'cancelled');
 create index on referral_log (referral, entry);

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -193,6 +196,26 @@ async def test_verification_finds_what_was_done_to_a_hundred_thousand_entries(cl
             await audit.anchor(connection, key, NOW)
             await connection.commit()
             assert await audit.verify(connection, key) == []
+
+
+async def test_the_command_says_whether_the_log_was_touched(clinic: Clinic, cluster: str) -> None:
+    book = Book(FIELD_KEY)
+    async with await database.connect(clinic.conninfo) as connection:
+        entries = [Entry("doctor-1", "doctor", f"GET /v1/cases/{n}", ["r-1"], "", "", "shown") for n in range(5)]
+        await book.write(connection, entries, datetime.now(UTC))
+    environment = {**os.environ, "YIZHAN_DATABASE_URL": clinic.conninfo, "YIZHAN_FIELD_KEY": FIELD_KEY}
+
+    def audit_command() -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-m", "yizhan", "audit"], capture_output=True, text=True, check=False, env=environment)
+        return done.returncode, done.stdout.strip()
+
+    assert audit_command() == (0, "untouched")
+    with psycopg.connect(f"{cluster}/{clinic.conninfo.rpartition('/')[2]}") as superuser:
+        superuser.execute("set session_replication_role = replica")
+        superuser.execute("delete from audit where n = 3")
+    status, told = audit_command()
+    assert status == 1
+    assert "entry 3 is missing" in told
 
 
 async def test_entries_written_side_by_side_make_one_chain(conninfo: str) -> None:

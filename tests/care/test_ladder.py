@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from care.calendar import Calendar
-from care.identity import Seal, check_digit, id_card, masked, normal
+from care.identity import Seal, check_digit, id_card, normal
 from care.ladder import Role, acknowledge_by, calling, resting, working
 from care.notifier import Clock
 from care.referral import COMMUNITY, ENDED, HOSPITAL, STEPS, Stage, next_stage
@@ -66,16 +66,13 @@ def test_every_ladder_climbs_and_its_last_rung_comes_again(begins: datetime, sev
         assert [rung.again is not None for rung in rungs] == [False] * (len(rungs) - 1) + [True]
 
 
-@given(MOMENTS, st.integers(0, 100).map(lambda hours: timedelta(hours=hours)))
-def test_working_time_is_spent_while_the_centre_is_open(moment: datetime, span: timedelta) -> None:
-    later = CALENDAR.after(moment, span)
-    opened = (
-        sum(CALENDAR.is_open(moment + timedelta(minutes=minute)) for minute in range(0, int((later - moment) / timedelta(minutes=1)), 5))
-        * 5
-    )
-    assert abs(opened - span / timedelta(minutes=1)) <= 5 * (2 + span / timedelta(hours=8))
-    assert CALENDAR.next_opening(moment) >= moment
+@given(MOMENTS)
+def test_a_centre_opens_again_and_the_morning_is_no_night(moment: datetime) -> None:
+    opening = CALENDAR.next_opening(moment)
+    assert opening >= moment
+    assert CALENDAR.is_open(opening)
     assert not CALENDAR.is_quiet(CALENDAR.morning(moment, time(7)))
+    assert CALENDAR.works(CALENDAR.days_after(moment, 3).astimezone(ZONE).date())
 
 
 def test_a_centre_that_never_opens_lets_nobody_wait_for_ever() -> None:
@@ -118,7 +115,6 @@ def test_a_sealed_field_opens_for_its_owner_and_nowhere_else() -> None:
     assert seal.open("r-1", "phone", sealed) == "+8613900000001"
     assert sealed != seal.seal("r-1", "phone", text), "the same value never looks the same"
     assert b"139" not in sealed
-    assert masked(text) == "+86*********01"
     for owner, kind, how, bytes_ in (("r-2", "phone", seal, sealed), ("r-1", "address", seal, sealed), ("r-1", "phone", other, sealed),
                                      ("r-1", "phone", seal, sealed[:-1] + b"\0")):  # fmt: skip
         with pytest.raises(BadInput, match="cannot_open"):
