@@ -21,7 +21,7 @@ Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9._]+$
 
 class ParameterView(BaseModel):
     name: str
-    value: float = Field(description="as the pack has it")
+    value: float | None = Field(description="as the pack has it; null: none is agreed by itself")
     unit: str
     low: float = Field(description="nobody may set it lower")
     high: float = Field(description="nobody may set it higher")

@@ -21,7 +21,7 @@ from vitals.metric import METRICS
 def problems(document: Document) -> Iterator[tuple[Path, str]]:
     """Every problem: (path in the document, what is wrong)."""
     for name, param in document.params.items():
-        if not param.clamp[0] <= param.value <= param.clamp[1]:
+        if param.value is not None and not param.clamp[0] <= param.value <= param.clamp[1]:
             yield ("params", name), f"{param.value:g} lies outside its clamp"
     for code in document.round:
         if code not in METRICS:
@@ -39,6 +39,9 @@ def problems(document: Document) -> Iterator[tuple[Path, str]]:
         for rule_id in test.get("expect", {}):
             if rule_id not in ids:
                 yield ("tests", number), f"test {test.get('id')}: no rule {rule_id}"
+        for name in test.get("agreed", {}):
+            if name not in document.params:
+                yield ("tests", number), f"test {test.get('id')}: no parameter {name}"
 
 
 def _check_rule(rule: Rule, document: Document) -> list[str]:
@@ -274,5 +277,6 @@ def _plain(given: Any, document: Document) -> Iterator[tuple[tuple[str, str], fl
             for comparator, number in value.items():
                 side = "above" if comparator in ("ge", "gt") else "below"
                 name = number[1:] if isinstance(number, str) else ""
-                if isinstance(number, int | float) or name in document.params:
-                    yield (key, side), document.params[name].value if name else float(number)
+                known = document.params[name].value if name in document.params else number
+                if isinstance(known, int | float):
+                    yield (key, side), float(known)

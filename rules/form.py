@@ -40,7 +40,9 @@ class Guideline(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Param(msgspec.Struct, forbid_unknown_fields=True):
-    value: float
+    """A number that may be agreed with a centre or a person. value null: none is unless one was, and no comparison with it holds."""
+
+    value: float | None
     unit: str
     clamp: tuple[float, float]
     levels: tuple[Literal["centre", "resident"], ...] = ("centre", "resident")

@@ -14,6 +14,7 @@ Facts about a person (age, pregnancy …) may be unknown; a condition then is ne
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -64,7 +65,7 @@ def load(text: str, numbers: dict[str, float] | None = None) -> Pack:
         problems.append((f"line {line}: " if line else "") + (f"{where}: " if where else "") + problem)
     if problems:
         raise ConfigError(problems)
-    chosen = {name: param.value for name, param in document.params.items()}
+    chosen = {name: math.nan if param.value is None else param.value for name, param in document.params.items()}
     for name, value in (numbers or {}).items():
         if name not in document.params:
             problems.append(f"no parameter {name}")

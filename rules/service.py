@@ -305,13 +305,14 @@ class Rules:
             try:
                 columns = evaluate.day_columns(compiled, values, evaluate.frozen_since(own, self._zone))
                 one = about | {name: np.array([value]) for name, value in columns.items()}
-                one |= evaluate.own_numbers(compiled, [resident_of(subject)], known)
+                own_numbers = evaluate.own_numbers(compiled, [resident_of(subject)], known)
+                one |= own_numbers
                 event = evaluate.outcomes(compiled, evaluate.one_source(compiled, now), one, now)
             except Exception:  # one person's days are left out, nobody else's
                 log.exception("a rule raised on somebody's days", extra={"rule": compiled.rule.id})
                 metrics.rule_failed.labels(compiled.rule.id).inc()
                 continue
-            made[at] = columns
+            made[at] = columns | {name: float(values[0]) for name, values in own_numbers.items()}
             events[at : at + 1] = event
             events["late"][at] = False
         return made
@@ -326,7 +327,8 @@ class Rules:
             return None, {}, []
         rows = [readings.stored_of(found[-1])]
         looked = await windows.columns(connection, compiled, rows, evaluate.make_columns(rows, known, self._zone), [0])
-        return rows[0], {name: float(values[0]) for name, values in looked.columns.items()}, looked.inputs.get(0, [])
+        told = looked.columns | evaluate.own_numbers(compiled, [rows[0].resident], known)
+        return rows[0], {name: float(values[0]) for name, values in told.items()}, looked.inputs.get(0, [])
 
     async def _schedule_days(self, connection: Connection, batch: Batch, now: datetime) -> None:
         """Ask for a look at everybody's day when it is over; whom it was asked for is remembered until then."""

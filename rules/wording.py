@@ -63,7 +63,7 @@ def explain(compiled: Compiled, why: Why, stored: Stored | None, columns: Mappin
             for code, value in (stored.measurement.values.items() if stored else ())
             if not isinstance(value, str)
         } | {code: said for code, said in (stored.measurement.codes.items() if stored else ()) if said in CENSORED}
-        parameters = {name: f"{value:g}" for name, value in agreed.items()}
+        parameters = {name: f"{value:g}" if value == value else "—" for name, value in agreed.items()}
         words = {**dict.fromkeys((*METRICS, *rule.columns), "—"), **parameters, **numbers, **made}
         told["zh"] = rule.explain.zh.format_map(words) + (f"。{more_zh}" if more_zh else "")
         told["en"] = rule.explain.en.format_map(words) + (f"; {more_en}" if more_en else "")

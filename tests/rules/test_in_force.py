@@ -142,7 +142,7 @@ async def test_a_feature_that_raises_is_told_and_stops_neither_visits_nor_days(c
     found = {(row["family"], row["rule"]) for row in await clinic.rows("select family, rule from alert")}
     assert ("bp_danger", "htn.danger") in found
     assert [row["reasons"].keys() for row in await clinic.rows("select reasons from alert where family = 'not_judged'")] == [
-        {"hf.weight", "htn.control", "htn.goal"}
+        {"hf.weight", "htn.control"}
     ], "nothing that a rule broke on passes unseen because it hits nothing then"
     yesterday = timedelta(days=1)
     await clinic.send(message(measurement(130, 80, ago=yesterday, time_quality="estimated")))
@@ -236,3 +236,19 @@ async def test_a_reason_that_goes_leaves_the_alert_to_the_others(clinic: Clinic)
         assert ended is not None
         assert ended.state is State.CLEARED
         assert await alerts.open_of(connection, ["r-x"]) == []
+
+
+async def test_a_target_that_was_agreed_with_one_person_counts_for_that_person_only(clinic: Clinic) -> None:
+    first, second = await clinic.resident(), await clinic.resident("cuff-home-2")
+    body = {"level": "resident", "scope": first, "pack": HTN, "name": "goal_systolic", "value": 130}
+    assert await clinic.submit("parameter", body, first) == "applied"
+    visits = {"setting": "clinic", "time_quality": "estimated"}
+    for device in ("cuff-home-1", "cuff-home-2"):
+        for days in (20, 10):
+            await clinic.send(message(measurement(134, 78, ago=timedelta(days=days), device=device, **visits)))
+    await expire(clinic)
+    await clinic.idle()
+    rows = await clinic.rows("select subject, rule, explanation ->> 'zh' as zh from alert where family = 'bp_control'")
+    assert [(row["subject"], row["rule"]) for row in rows] == [(first, "htn.goal")]
+    assert "目标 130/" in rows[0]["zh"]
+    assert second != first
