@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service as ChromeService
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.conftest import missing
@@ -101,7 +101,7 @@ async def test_a_dangerous_reading_appears_by_itself_and_is_handled_in_the_conso
         if target := os.environ.get("YIZHAN_SCREENSHOT_DIR"):
             browser.save_screenshot(str(Path(target) / "queue.png"))
 
-        await asyncio.to_thread(browser.find_element(By.PARTIAL_LINK_TEXT, town.PEOPLE[0][0]).click)
+        await follow(browser, town.PEOPLE[0][0])
         await shown(browser, "和(或)舒张压≥110mmHg")  # the clause
         chart = browser.find_element(By.CSS_SELECTOR, ".chart svg")
         assert "2 次测量" in chart.get_attribute("aria-label")
@@ -209,9 +209,13 @@ async def log_out(browser: webdriver.Chrome) -> None:
 
 async def click(browser: webdriver.Chrome, element: Any) -> None:
     """Click what leads to another page, and wait until that has replaced this one."""
-    before = browser.find_element(By.TAG_NAME, "html")
+    browser.execute_script("window.left = true")
     await asyncio.to_thread(element.click)
-    await asyncio.to_thread(WebDriverWait(browser, 15).until, staleness_of(before))
+
+    def replaced(driver: Any) -> bool:  # asked of the page itself: an element's handle is answered in several ways while it goes
+        return bool(driver.execute_script("return !window.left && document.readyState === 'complete'"))
+
+    await asyncio.to_thread(WebDriverWait(browser, 15, ignored_exceptions=[WebDriverException]).until, replaced)
 
 
 async def follow(browser: webdriver.Chrome, words: str) -> None:
