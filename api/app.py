@@ -16,7 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api import console, devices, oversight, packs, pages, pairings, people, queue, referrals, stations, worklists
+from api import console, devices, oversight, packs, pages, pairings, people, queue, referrals, stations, wall, worklists
 from api.audit import Book, anchoring
 from api.events import Hub
 from api.guard import Guard
@@ -51,8 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        conninfo = settings.database()
-        async with database.pool(conninfo, settings.database_pool) as pool, database.pool(conninfo, 1) as audit_pool:
+        conninfo = settings.api_database()
+        async with database.pool(conninfo, settings.database_pool, wall.behind) as pool, database.pool(conninfo, 1) as audit_pool:
             app.state.pool, app.state.audit_pool = pool, audit_pool
             app.state.zone = settings.zone
             app.state.seal = Seal(settings.sealing())

@@ -81,8 +81,7 @@ async def anchor(connection: Connection, key: bytes, now: datetime) -> None:
     """Put down the length and head of every chain of these days, all together."""
     await connection.execute("select pg_advisory_xact_lock(hashtext('yizhan audit anchor'))")
     # a chain is a day's: one that ended earlier is in the anchors of its day
-    recent = "select distinct on (chain) chain, n, digest from audit where at > %s order by chain, n desc"
-    cursor = await connection.execute(recent, (now - timedelta(days=2),))
+    cursor = await connection.execute("select * from wall.heads(%s)", (now - timedelta(days=2),))
     heads = {row["chain"]: [row["n"], bytes(row["digest"]).hex()] for row in await cursor.fetchall()}
     row = await (await connection.execute("select digest, heads from audit_anchor order by anchor desc limit 1")).fetchone()
     if row is not None and row["heads"] == heads:

@@ -133,9 +133,9 @@ async def act_on_case(number: int, action: str, request: Request, account: Commu
     await seen_case(connection, account, number)
     try:
         version = int(fields.get("version", "0"))
-        await _act(connection, account, number, action, version, fields, zone)
+        async with connection.transaction():
+            await _act(connection, account, number, action, version, fields, zone)
     except (Refused, BadInput, ValueError) as error:
-        await connection.rollback()
         return await _case(request, connection, account, number, zone, sorry(error))
     # an ended or handed-over case leaves the queue a moment later; every other action stays with the case
     return RedirectResponse("/console/queue" if action in ("resolve", "dismiss", "hand_over") else f"/console/cases/{number}", 303)

@@ -18,7 +18,7 @@ import psycopg
 from fastapi import FastAPI
 from starlette.requests import Request
 
-from api import accounts, looked
+from api import accounts, looked, wall
 from api.accounts import Account
 from care import cases
 from ingest import outbox
@@ -95,7 +95,8 @@ class Hub:
         else:
             note = json.loads(payload)
             async with self._pool.connection() as connection:
-                rows = await cases.queue(connection, None, 1, note["care_case"])
+                await wall.enter_team(connection, note["team"])
+                rows = await cases.queue(connection, [note["team"]], 1, note["care_case"])
             note["row"] = rows[0] if rows else None
         listening = [one for one in self._subscribers if one.wanted(channel, note)]
         resident = (note.get("row") or {}).get("resident")
@@ -126,6 +127,7 @@ async def queue_stream(request: Request, account: Account, token_check: Callable
     subscriber = Subscriber(lambda channel, note: channel == "queue" and note["team"] in account.teams, account)
     with hub.subscribe(subscriber):
         async with request.app.state.pool.connection() as connection:
+            await wall.enter(connection, account.account)
             rows = await cases.queue(connection, account.teams, QUEUE_LIMIT)
         await hub.looked([subscriber], sorted({row["resident"] for row in rows if row["resident"]}))
         yield event("snapshot", rows)
@@ -138,7 +140,7 @@ async def queue_stream(request: Request, account: Account, token_check: Callable
                 yield event("ended", {"care_case": item["care_case"]})
 
 
-async def advice_stream(request: Request, checkin: str) -> AsyncIterator[bytes]:
+async def advice_stream(request: Request, account: Account, checkin: str) -> AsyncIterator[bytes]:
     """`advice` for every measurement of one check-in, from its beginning."""
     hub: Hub = request.app.state.hub
     seen = 0
@@ -150,6 +152,7 @@ async def advice_stream(request: Request, checkin: str) -> AsyncIterator[bytes]:
                 yield item
                 continue
             async with request.app.state.pool.connection() as connection:
+                await wall.enter(connection, account.account)
                 rows = await outbox.advice_of(connection, checkin, seen)
             for row in rows:
                 seen = row["outbox"]

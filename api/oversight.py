@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from api import audit, glass, looked
+from api import audit, glass, looked, wall
 from api.stations import Strict
 from api.who import Auditor, Database, Doctor, PersonOrAuditor, may_see
+from vitals.errors import Refused
 
 router = APIRouter(prefix="/v1", tags=["oversight"])
 
@@ -48,6 +49,8 @@ async def accesses(resident: str, account: PersonOrAuditor, connection: Database
 @router.post("/residents/{resident}/break-glass", status_code=201)
 async def break_glass(resident: str, body: BreakGlass, account: Doctor, connection: Database) -> Broken:
     """Look at somebody who is not yours, for an hour, for a reason that an auditor will read."""
+    if not await wall.exists(connection, resident):
+        raise Refused("unknown_resident")
     until = await glass.break_(connection, account.account, resident, body.why, datetime.now(UTC))
     looked.at(resident, "break-glass", body.why)
     return Broken(until=until)

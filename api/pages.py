@@ -68,9 +68,9 @@ async def step(number: int, action: str, request: Request, account: ReferralSide
             booked_for=datetime.fromisoformat(booked).replace(tzinfo=ZoneInfo(zone)) if booked else None,
             targets={name: float(fields[name]) for name in TARGETS if fields.get(name)} or None,
         )  # fmt: skip
-        await referrals.take(connection, account, number, action, body, zone)
+        async with connection.transaction():
+            await referrals.take(connection, account, number, action, body, zone)
     except (Refused, BadInput, ValueError) as error:
-        await connection.rollback()
         return await _referral(request, connection, account, number, sorry(error))
     return RedirectResponse("/console/referrals" if action in ("reject", "cancel") else f"/console/referrals/{number}", 303)
 
@@ -116,9 +116,9 @@ async def finish(number: int, request: Request, account: Staff, connection: Data
             version=int(fields.get("version", "0")), outcome=worklists.TaskOutcome(outcome), note=fields.get("note", "")[:2000],
             measurement=int(measured) if measured else None,
         )  # fmt: skip
-        await worklists.finished(connection, account, number, body, zone)
+        async with connection.transaction():
+            await worklists.finished(connection, account, number, body, zone)
     except (Refused, BadInput, ValueError) as error:
-        await connection.rollback()
         return await _task(request, connection, account, number, sorry(error))
     return RedirectResponse("/console/work", 303)
 
@@ -130,9 +130,9 @@ async def report(request: Request, account: Sentinel, connection: Database, zone
     try:
         resident, kind, note = needed(fields, "resident", "kind", "note")
         body = worklists.Report.model_validate({"resident": resident, "kind": kind, "note": note[:1000]})
-        await worklists.reported(connection, account, body, zone)
+        async with connection.transaction():
+            await worklists.reported(connection, account, body, zone)
     except (Refused, BadInput, ValueError) as error:
-        await connection.rollback()
         return await _work(request, connection, account, sorry(error))
     return RedirectResponse("/console/work", 303)
 

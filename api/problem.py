@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import psycopg
 import psycopg_pool
 from fastapi import FastAPI, Request
@@ -11,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vitals.errors import BadInput, Refused, Unavailable
+
+log = logging.getLogger("api.problem")
 
 # Refused reasons that are not conflicts
 _STATUS = {"forbidden": 403, "unauthenticated": 401, "bad_code": 403, "stale_version": 412}
@@ -57,6 +61,12 @@ def install(app: FastAPI) -> None:
     async def not_text(_request: Request, _error: psycopg.DataError) -> Response:
         """What no table could hold: a NUL in a path, a number beyond its column."""
         return problem(422, "not_valid")
+
+    @app.exception_handler(psycopg.errors.InsufficientPrivilege)
+    async def walled(_request: Request, _error: psycopg.errors.InsufficientPrivilege) -> Response:
+        """The database's own wall: a route had let through what its account may not do."""
+        log.error("the database refused what a route allowed")
+        return problem(403, "forbidden")
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(_request: Request, error: RequestValidationError) -> Response:

@@ -13,7 +13,7 @@ from api.accounts import Account
 from api.stations import Id, Strict
 from api.who import Database, DoctorOrHospital, ReferralSide, Zone
 from care import referrals, staff
-from care.referral import COMMUNITY, HOSPITAL, TARGETS, Stage
+from care.referral import COMMUNITY, ENDED, HOSPITAL, TARGETS, Stage
 from ingest import intake
 from rules import in_force, pack
 from vitals.errors import BadInput, Refused
@@ -79,7 +79,7 @@ async def seen(connection: Connection, account: Account, number: int) -> dict[st
     """The referral, if this account may see it: the team's, or the hospital's it was sent to. Raises Refused `unknown_referral`."""
     row = await referrals.get(connection, number)
     if row is not None and (
-        row["team"] in account.teams or (row["hospital_id"] in account.places and row["state"] not in ("suggested", "rejected"))
+        row["team"] in account.teams or (row["hospital_id"] in account.places and row["state"] not in ("suggested", *ENDED))
     ):
         looked.at(row["resident"], f"referral {number}")
         return row

@@ -14,10 +14,10 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from api import wall
 from api.accounts import Account
 from api.events import advice_stream
 from api.who import Anyone, Database, Station
-from care import residents
 from ingest import attribution, devices, intake
 from vitals import wire
 from vitals.errors import BadInput, Refused
@@ -79,7 +79,7 @@ class IntakeStatus(BaseModel):
 @router.post("/checkins", status_code=202)
 async def check_in(body: CheckIn, account: Station, connection: Database, key: IdempotencyKey = None) -> CheckedIn:
     """Check a resident in at this station; ends whoever was checked in before."""
-    if await residents.get(connection, body.resident) is None:
+    if not await wall.exists(connection, body.resident):
         raise Refused("unknown_resident")
     # a repeat with the same key must be the same check-in
     checkin = f"c-{secrets.token_hex(8)}" if key is None else f"c-{_named(account.account, key)}"
@@ -157,7 +157,7 @@ async def answer(checkin: str, body: Symptoms, account: Station, connection: Dat
 async def listen(checkin: str, account: Station, connection: Database, request: Request) -> StreamingResponse:
     """What was received and what to do next, as it happens (server-sent events, one `advice` each)."""
     await _visit(connection, checkin, account)
-    return StreamingResponse(advice_stream(request, checkin), media_type="text/event-stream")
+    return StreamingResponse(advice_stream(request, account, checkin), media_type="text/event-stream")
 
 
 @router.get("/intake/{number}")

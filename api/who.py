@@ -10,8 +10,9 @@ from fastapi import Depends, Request
 from fastapi import Security as SecurityScheme
 from fastapi.security import HTTPBearer
 
-from api import glass, looked
+from api import glass, looked, wall
 from api.accounts import DECIDES, ROLES, TEAM_ROLES, Account
+from api.guard import PUBLIC
 from care import referrals, residents
 from vitals.errors import Refused
 from vitals.floor.database import Connection
@@ -41,8 +42,10 @@ async def connection(request: Request) -> AsyncIterator[Connection]:
     """
     seen = looked.begin()
     async with request.app.state.pool.connection() as found:
-        yield found
         account: Account | None = getattr(request.state, "account", None)
+        if account is not None and request.url.path not in PUBLIC:  # who logs in, or redeems a code, is nobody yet
+            await wall.enter(found, account.account)
+        yield found
         if account is not None and seen.others(account):
             await looked.write(request.app, [looked.entry(account, f"{request.method} {request.url.path}", seen)])
 

@@ -63,7 +63,7 @@ async def cluster(folder: Path) -> AsyncIterator[tuple[str, str]]:
     service = Service("database", postgres.server_command(folder / "db", port), dict(os.environ), folder / "database.log")
     await service.start()
     try:
-        url = await postgres.prepare(port, superuser, "application-password")
+        url, _ = await postgres.prepare(port, superuser, "application-password", "api-password")
         await migrate(url)
         yield url, f"postgresql://postgres:{superuser}@127.0.0.1:{port}"
     finally:

@@ -48,7 +48,7 @@ def cluster() -> Iterator[str]:
     async def start() -> Service:
         service = Service("database", postgres.server_command(folder / "data", port), dict(os.environ), folder / "log")
         await service.start()
-        await postgres.prepare(port, password, "application-password")
+        await postgres.prepare(port, password, "application-password", "api-password")
         return service
 
     loop = asyncio.new_event_loop()

@@ -34,6 +34,7 @@ class Settings(BaseModel):
     zone: str = Field("Asia/Shanghai", description="IANA zone of residents' days and of device clocks")
 
     database_url: SecretStr | None = Field(None, description="postgresql://… of worker, broker keeper and API")
+    api_database_url: SecretStr | None = Field(None, description="postgresql://… of the API: the role yizhan_api, behind the wall")
     database_pool: int = Field(8, ge=1, le=200)
 
     field_key: SecretStr | None = Field(None, description="seals what names a person, and contacts; at least 24 characters, kept for ever")
@@ -108,6 +109,10 @@ class Settings(BaseModel):
         if self.database_url is None:
             raise ConfigError(["YIZHAN_DATABASE_URL: needed by this process and not set"])
         return self.database_url.get_secret_value()
+
+    def api_database(self) -> str:
+        """What the API connects with: its own role, or failing that the application's."""
+        return self.api_database_url.get_secret_value() if self.api_database_url is not None else self.database()
 
     def sealing(self) -> str:
         """The secret that fields are sealed under; raises ConfigError when there is none."""

@@ -195,7 +195,8 @@ class Composition:
         await self._start_python("notifier", self.environment(**backend), "notifier")
         await self._until(self._said("notifier", "notifier started"), "notifier")
         self._progress("通知进程 notifier      escalation and notices")
-        await self._start_python("api", self.environment(**backend), "api")
+        behind = {name: value for name, value in backend.items() if name != "database_url_file"}  # no HTTP process has the owner's role
+        await self._start_python("api", self.environment(**behind, api_database_url_file=self._file("api_database_url")), "api")
         await self._until(self._api_answers, "api")
         self._progress(f"接口与控制台 api       {self.url}")
 
@@ -204,11 +205,13 @@ class Composition:
         await postgres.initialise(self.data / "postgres", self._file("postgres"))
         command = postgres.server_command(self.data / "postgres", self.ports["database"])
         await self._start_service(Service("database", command, dict(os.environ), self.data / "logs" / "database.log", signal.SIGINT))
-        self.database_url = await postgres.prepare(self.ports["database"], superuser, application)
-        path = self._file("database_url")
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            file.write(self.database_url)
+        api = postgres.secret(self._file("api_role"))
+        self.database_url, behind = await postgres.prepare(self.ports["database"], superuser, application, api)
+        for name, url in (("database_url", self.database_url), ("api_database_url", behind)):
+            path = self._file(name)
+            path.unlink(missing_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                file.write(url)
         applied = await migrate(self.database_url)
         self._progress(f"数据库 database        PostgreSQL, 127.0.0.1:{self.ports['database']}, {len(applied)} migrations applied")
 

@@ -19,6 +19,7 @@ from psycopg import sql
 from vitals.errors import ConfigError
 
 APPLICATION = "yizhan"
+API = "yizhan_api"  # sees through the wall only: `api/migrations/0004_wall.sql`
 
 
 def programs() -> Path:
@@ -69,8 +70,8 @@ async def initialise(data: Path, superuser_password: Path) -> None:
         raise ConfigError([f"initdb failed{hint}: {words[-1] if words else process.returncode}"])
 
 
-async def prepare(port: int, superuser_password: str, application_password: str) -> str:
-    """Wait for the server; make the application's role and database once. Returns the application's URL."""
+async def prepare(port: int, superuser_password: str, application_password: str, api_password: str) -> tuple[str, str]:
+    """Wait for the server; make the two roles and the database once. Returns the application's URL and the API's."""
     superuser = f"postgresql://postgres:{superuser_password}@127.0.0.1:{port}/postgres"
     for _ in range(300):
         try:
@@ -81,12 +82,15 @@ async def prepare(port: int, superuser_password: str, application_password: str)
     else:
         raise ConfigError(["the embedded PostgreSQL did not start within 30 s; see postgres.log"])
     async with connection:
-        found = await (await connection.execute("select 1 from pg_roles where rolname = %s", (APPLICATION,))).fetchone()
-        if found is None:
-            role, word = sql.Identifier(APPLICATION), sql.Literal(application_password)
-            await connection.execute(sql.SQL("create role {} login password {}").format(role, word))
+        for name, password in ((APPLICATION, application_password), (API, api_password)):
+            if await (await connection.execute("select 1 from pg_roles where rolname = %s", (name,))).fetchone() is None:
+                role, word = sql.Identifier(name), sql.Literal(password)
+                await connection.execute(sql.SQL("create role {} login password {}").format(role, word))
+        if await (await connection.execute("select 1 from pg_database where datname = %s", (APPLICATION,))).fetchone() is None:
+            role = sql.Identifier(APPLICATION)
             await connection.execute(sql.SQL("create database {} owner {} encoding 'UTF8'").format(role, role))
-    return f"postgresql://{APPLICATION}:{application_password}@127.0.0.1:{port}/{APPLICATION}"
+    at = f"127.0.0.1:{port}/{APPLICATION}"
+    return f"postgresql://{APPLICATION}:{application_password}@{at}", f"postgresql://{API}:{api_password}@{at}"
 
 
 def secret(path: Path) -> str:

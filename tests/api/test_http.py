@@ -116,6 +116,11 @@ VERDICTS: dict[str, set[str]] = {
 }
 
 
+def behind(conninfo: str) -> str:
+    """The same database, as the API's own role."""
+    return conninfo.replace("yizhan:application-password", "yizhan_api:api-password")
+
+
 class Http:
     """The application over a clinic, and one client for each role."""
 
@@ -139,7 +144,7 @@ class Http:
 
 @pytest.fixture
 async def http(clinic: Clinic) -> AsyncIterator[Http]:
-    app = create_app(Settings(database_url=clinic.conninfo, field_key=FIELD_KEY))  # type: ignore[arg-type]
+    app = create_app(Settings(api_database_url=behind(clinic.conninfo), field_key=FIELD_KEY))  # type: ignore[arg-type]
     resident = await clinic.resident()
     async with await database.connect(clinic.conninfo) as connection:
         staffed = {login: person for person, *_, login in reversed(town.PERSONNEL)}  # the first of each login's people

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -30,10 +30,13 @@ _OPTIONS: dict[str, Any] = {"row_factory": dict_row, "autocommit": False}
 _LOCK = 0x7969_7A68  # advisory lock of whoever migrates ("yizh")
 
 
-def pool(conninfo: str, size: int) -> Pool:
-    """A pool that opens lazily (use `async with`); connections are checked before they are handed out."""
+def pool(conninfo: str, size: int, configure: Callable[[Connection], Awaitable[None]] | None = None) -> Pool:
+    """A pool that opens lazily (use `async with`); connections are checked before they are handed out.
+
+    configure: what is done with a new connection instead of `settle`.
+    """
     return AsyncConnectionPool(
-        conninfo, kwargs=_OPTIONS, min_size=1, max_size=size, open=False, configure=settle,
+        conninfo, kwargs=_OPTIONS, min_size=1, max_size=size, open=False, configure=configure or settle,
         check=AsyncConnectionPool.check_connection, timeout=5.0,
     )  # fmt: skip
 
