@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyotp
@@ -16,7 +17,7 @@ from api.guard import COOKIE
 from api.queue import Refer, act, draw, end, listed, refer_case, seen_case, view
 from api.render import LANGUAGE, form, needed, page, sorry
 from api.who import Anyone, Community, Database, Zone
-from care import staff
+from care import cases, staff
 from vitals.errors import BadInput, Refused
 from vitals.floor.database import Connection
 
@@ -24,6 +25,7 @@ router = APIRouter(include_in_schema=False)
 
 HOME = {"hospital": "/console/referrals", "sentinel": "/console/work"}
 MAY_LOG_IN = (*accounts.TEAM_ROLES, *HOME)
+SHOWN = 100  # lines of the queue on one page
 
 
 def home(account: Account) -> str:
@@ -98,15 +100,20 @@ async def language(request: Request, _account: Anyone) -> Response:
     return response
 
 
+async def _queue(connection: Connection, account: Account) -> dict[str, Any]:
+    rows = await listed(connection, account, SHOWN)
+    return {"rows": rows, "more": await cases.how_many(connection, account.teams) - SHOWN if len(rows) == SHOWN else 0}
+
+
 @router.get("/console/queue")
 async def queue_page(request: Request, account: Community, connection: Database) -> Response:
-    return page(request, "queue.html", rows=await listed(connection, account))
+    return page(request, "queue.html", **await _queue(connection, account))
 
 
 @router.get("/console/queue/rows")
 async def queue_rows(request: Request, account: Community, connection: Database) -> Response:
     """The table's body alone: what the page fetches when the event stream says that something moved."""
-    return page(request, "rows.html", rows=await listed(connection, account))
+    return page(request, "rows.html", **await _queue(connection, account))
 
 
 @router.get("/console/cases/{number}")

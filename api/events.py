@@ -61,6 +61,8 @@ class Hub:
     def __init__(self, app: FastAPI, conninfo: str, pool: Pool) -> None:
         self._app, self._conninfo, self._pool = app, conninfo, pool
         self._subscribers: set[Subscriber] = set()
+        self._snapshots: dict[tuple[str, ...], asyncio.Task[tuple[bytes, list[str]]]] = {}
+        self._reading = asyncio.Semaphore(2)
 
     @contextlib.contextmanager
     def subscribe(self, subscriber: Subscriber) -> Any:
@@ -90,21 +92,37 @@ class Hub:
                 await asyncio.sleep(1)
 
     async def _dispatch(self, channel: str, payload: str) -> None:
-        if channel == "outbox":
-            note: dict[str, Any] = {"checkin": payload}
-        else:
-            note = json.loads(payload)
+        note: dict[str, Any] = {"checkin": payload} if channel == "outbox" else json.loads(payload)
+        listening = [one for one in self._subscribers if one.wanted(channel, note)]
+        if listening and channel == "queue":  # nobody's queue is not read
             async with self._pool.connection() as connection:
                 await wall.enter_team(connection, note["team"])
                 rows = await cases.queue(connection, [note["team"]], 1, note["care_case"])
             note["row"] = rows[0] if rows else None
-        listening = [one for one in self._subscribers if one.wanted(channel, note)]
         resident = (note.get("row") or {}).get("resident")
         if resident is not None:  # written down before anybody sees it, for all of them at once
             new = [one for one in listening if one.account is not None and resident not in one.shown]
             await self.looked(new, [resident])
         for subscriber in listening:
             subscriber.offer(channel, note)
+
+    async def snapshot(self, account: Account) -> tuple[bytes, list[str]]:
+        """The queue of this account's teams as an event, and whose data it shows; read once for all who ask before the reading begins.
+
+        After a restart all browsers come back at the same moment, most of them for the same few queues.
+        """
+        task = self._snapshots.get(account.teams)
+        if task is None:
+            task = self._snapshots[account.teams] = asyncio.create_task(self._read(account))
+        return await asyncio.shield(task)
+
+    async def _read(self, account: Account) -> tuple[bytes, list[str]]:
+        async with self._reading:
+            del self._snapshots[account.teams]  # who comes from now on might miss what is committed meanwhile
+            async with self._pool.connection() as connection:
+                await wall.enter(connection, account.account)
+                rows = await cases.queue(connection, account.teams, QUEUE_LIMIT)
+        return event("snapshot", rows), sorted({row["resident"] for row in rows if row["resident"]})
 
     async def looked(self, subscribers: list[Subscriber], residents: list[str]) -> None:
         """Once a stream for each person."""
@@ -126,11 +144,9 @@ async def queue_stream(request: Request, account: Account, token_check: Callable
     hub: Hub = request.app.state.hub
     subscriber = Subscriber(lambda channel, note: channel == "queue" and note["team"] in account.teams, account)
     with hub.subscribe(subscriber):
-        async with request.app.state.pool.connection() as connection:
-            await wall.enter(connection, account.account)
-            rows = await cases.queue(connection, account.teams, QUEUE_LIMIT)
-        await hub.looked([subscriber], sorted({row["resident"] for row in rows if row["resident"]}))
-        yield event("snapshot", rows)
+        snapshot, residents = await hub.snapshot(account)
+        await hub.looked([subscriber], residents)
+        yield snapshot
         async for item in _notes(subscriber, token_check):
             if isinstance(item, bytes):
                 yield item

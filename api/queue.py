@@ -121,9 +121,9 @@ async def queue(account: Community, connection: Database) -> list[CaseRow]:
     return [CaseRow(**row) for row in await listed(connection, account)]
 
 
-async def listed(connection: Connection, account: Account) -> list[dict[str, Any]]:
-    """The queue of this account's teams."""
-    rows = await cases.queue(connection, account.teams, QUEUE_LIMIT)
+async def listed(connection: Connection, account: Account, limit: int = QUEUE_LIMIT) -> list[dict[str, Any]]:
+    """The queue of this account's teams, worst first."""
+    rows = await cases.queue(connection, account.teams, limit)
     looked.at_all(row["resident"] for row in rows)
     return rows
 

@@ -83,23 +83,37 @@ async def get(connection: Connection, case: int) -> dict[str, Any] | None:
     return await cursor.fetchone()
 
 
+# who is first is decided by the case alone; names and alerts are read of those who are shown
+_ORDER = "(snoozed_until is not null and snoozed_until > now()), severity, (state <> 'open'), ack_due_at nulls last, opened_at"
+_QUEUE = f"""
+with first as (
+  select care_case, subject, resident, team, state, severity, version, opened_at, updated_at, ack_due_at, claimed_by, acknowledged_by,
+    snoozed_until from care_case
+  where state not in ('resolved', 'dismissed') and (%(teams)s::text[] is null or team = any(%(teams)s))
+    and (%(case)s::bigint is null or care_case = %(case)s)
+  order by {_ORDER} limit %(limit)s
+)
+select first.*, r.name as resident_name, r.sex, r.birth_date,
+  (select jsonb_agg(jsonb_build_object('alert', a.alert, 'family', a.family, 'state', a.state, 'severity', a.severity, 'why', a.why,
+      'deadline', a.deadline, 'explanation', a.explanation) order by a.severity, a.alert)
+    from case_alert l join alert a using (alert)
+    where l.care_case = first.care_case and a.state in ('pending', 'firing', 'unconfirmed')) as alerts
+from first left join resident r using (resident) order by {_ORDER}
+"""  # noqa: S608  ours
+
+
 async def queue(connection: Connection, teams: Sequence[str] | None, limit: int, case: int | None = None) -> list[dict[str, Any]]:
     """Cases that are not ended (or the one asked for), worst first: awake, severity, unacknowledged, then who waits longest."""
-    cursor = await connection.execute(
-        "select c.care_case, c.subject, c.resident, c.team, c.state, c.severity, c.version, c.opened_at, c.updated_at, c.ack_due_at,"
-        " c.claimed_by, c.acknowledged_by, c.snoozed_until, r.name as resident_name, r.sex, r.birth_date,"
-        " (select jsonb_agg(jsonb_build_object('alert', a.alert, 'family', a.family, 'state', a.state, 'severity', a.severity,"
-        "   'why', a.why, 'deadline', a.deadline, 'explanation', a.explanation) order by a.severity, a.alert)"
-        "  from case_alert l join alert a using (alert) where l.care_case = c.care_case"
-        "  and a.state in ('pending', 'firing', 'unconfirmed')) as alerts"
-        " from care_case c left join resident r using (resident)"
-        " where c.state not in ('resolved', 'dismissed') and (%s::text[] is null or c.team = any(%s))"
-        " and (%s::bigint is null or c.care_case = %s)"
-        " order by (c.snoozed_until is not null and c.snoozed_until > now()), c.severity, (c.state <> 'open'), c.ack_due_at nulls last,"
-        " c.opened_at limit %s",
-        (listed := None if teams is None else list(teams), listed, case, case, limit),
-    )
+    cursor = await connection.execute(_QUEUE, {"teams": None if teams is None else list(teams), "case": case, "limit": limit})
     return await cursor.fetchall()
+
+
+async def how_many(connection: Connection, teams: Sequence[str]) -> int:
+    """Cases of these teams that are not ended."""
+    cursor = await connection.execute(
+        "select count(*) as n from care_case where team = any(%s) and state not in ('resolved', 'dismissed')", (list(teams),)
+    )
+    return int(((await cursor.fetchone()) or {"n": 0})["n"])
 
 
 async def alerts_of(connection: Connection, case: int) -> list[int]:

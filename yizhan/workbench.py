@@ -88,6 +88,9 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     add("rules", "conditions and state of all packs in memory, 160,000 residents; plain Python and a bare comparison beside", 5)
     query = add("query", "a resident's 30 days and last values, over many stored readings, while ingest runs", 5)
     query.add_argument("--readings", type=int, default=10_000_000)
+    console = add("console", "the queue's first answer with many open cases, and a new case in many browsers", 20)
+    console.add_argument("--cases", type=int, default=10_000)
+    console.add_argument("--browsers", type=int, default=500)
 
 
 def bench(chosen: argparse.Namespace) -> int:
@@ -122,6 +125,10 @@ async def _benchmark(chosen: argparse.Namespace) -> dict[str, Any]:
             from bench import rules
 
             return await rules.run(_say, chosen.samples)
+        case "console":
+            from bench import console
+
+            return await console.run(_say, chosen.samples, chosen.cases, chosen.browsers)
         case "query":
             from bench import query
 

@@ -177,6 +177,7 @@ create policy works on care_case for update to yizhan_api using (wall.works_on(c
 create policy sees on case_alert for select to yizhan_api using (exists (select from care_case c where c.care_case = case_alert.care_case));
 create policy sees on case_log for select to yizhan_api using (exists (select from care_case c where c.care_case = case_log.care_case));
 create policy writes on case_log for insert to yizhan_api with check (wall.works_on(care_case));
+create index on case_alert (alert);
 create policy sees on alert for select to yizhan_api using
     (exists (select from case_alert l where l.alert = alert.alert) or wall.sees(subject));
 create policy sees on alert_log for select to yizhan_api using (exists (select from alert a where a.alert = alert_log.alert));
