@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": PROBLEM, 503: PROBLEM}, generate_unique_id_function=_operation_id,
     )  # fmt: skip
     install(app)
-    app.add_middleware(Guard, body_limit=settings.api_body_limit)
+    app.add_middleware(Guard, body_limit=settings.api_body_limit, rate=settings.api_rate, tries=settings.api_tries)
     for room in (stations, devices, pairings, people, packs, queue, referrals, worklists, oversight, console, pages):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=Path(str(files("api").joinpath("static")))), "static")

@@ -1,8 +1,8 @@
 """The door in front of every route: who is asking, before a byte of the body is read; then what they sent.
 
-A token comes as a bearer header or, from the console, as a cookie that scripts cannot read and other sites cannot
-send. A body is taken up to a limit, as JSON only, and refused when it is ambiguous: a key given twice, NaN, a
-lone surrogate, NUL.
+Each account may ask so many times a second, and who has none may try so many times a minute from one address. A token comes as a bearer
+header or, from the console, as a cookie that scripts cannot read and other sites cannot send. A body is taken up to a limit, as JSON only,
+and refused when it is ambiguous: a key given twice, NaN, a lone surrogate, NUL.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 
 import psycopg
 import psycopg_pool
+from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,9 +42,12 @@ SECURITY_HEADERS = [
 class Guard:
     """ASGI middleware; puts the account into `scope["state"]["account"]`."""
 
-    def __init__(self, app: ASGIApp, body_limit: int) -> None:
+    def __init__(self, app: ASGIApp, body_limit: int, rate: int, tries: int) -> None:
+        """rate: requests a second of one account; tries: requests a minute of one address that change something without an account."""
         self._app = app
         self._limit = body_limit
+        self._window = MovingWindowRateLimiter(MemoryStorage())
+        self._rate, self._tries = RateLimitItemPerSecond(rate), RateLimitItemPerMinute(tries)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,7 +62,7 @@ class Guard:
 
         refusal, replay = None, receive
         try:
-            refusal = await self._authenticate(scope)
+            refusal = await self._authenticate(scope) or await self._hurried(scope)
             if refusal is None and scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
                 replay = await self._read_body(scope, receive)
         except BadInput as error:
@@ -81,6 +87,20 @@ class Guard:
 
             return RedirectResponse("/console/login", 303)
         return problem(401, "unauthenticated", headers={"WWW-Authenticate": "Bearer"})
+
+    async def _hurried(self, scope: Scope) -> ASGIApp | None:
+        """A refusal for who asks too often. Each process counts for itself."""
+        account = scope["state"].get("account")
+        if account is not None:
+            limit: RateLimitItem = self._rate
+            who = account.account
+        elif scope["method"] == "POST":
+            limit, who = self._tries, (scope.get("client") or ("nowhere",))[0]
+        else:
+            return None
+        if await self._window.hit(limit, who):
+            return None
+        return problem(429, "too_many_requests", headers={"Retry-After": "1" if limit is self._rate else "60"})
 
     @staticmethod
     def _token(request: Request, headers: Headers) -> str | None:

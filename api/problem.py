@@ -29,6 +29,7 @@ _TITLES = {
     413: "Too large",
     415: "Unsupported media type",
     422: "Not valid",
+    429: "Too many requests",
     503: "Try again later",
 }
 
@@ -61,6 +62,12 @@ def install(app: FastAPI) -> None:
     async def not_text(_request: Request, _error: psycopg.DataError) -> Response:
         """What no table could hold: a NUL in a path, a number beyond its column."""
         return problem(422, "not_valid")
+
+    @app.exception_handler(psycopg.IntegrityError)
+    async def inconsistent(_request: Request, error: psycopg.IntegrityError) -> Response:
+        """It names something that is not there, or contradicts what is."""
+        unknown = isinstance(error, psycopg.errors.ForeignKeyViolation)
+        return problem(422, "unknown_reference") if unknown else problem(409, "contradiction")
 
     @app.exception_handler(psycopg.errors.InsufficientPrivilege)
     async def walled(_request: Request, _error: psycopg.errors.InsufficientPrivilege) -> Response:

@@ -65,6 +65,8 @@ class Settings(BaseModel):
     api_port: int = Field(8080, ge=1, le=65535)
     api_certificate: Path | None = None
     api_key: Path | None = None
+    api_rate: int = Field(50, ge=1, description="requests a second of one account, for each API process")
+    api_tries: int = Field(30, ge=1, description="a minute: logins and codes tried from one address")
     api_body_limit: int = Field(64 * 1024, ge=1024, le=16 * 1024 * 1024)
 
     site: str = "station-1"

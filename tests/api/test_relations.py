@@ -277,7 +277,7 @@ async def judge(here: Street, *, wall_alone: bool) -> None:
 
 
 def application(conninfo: str, **settings: Any) -> FastAPI:
-    return create_app(Settings(field_key=FIELD_KEY, **settings))  # type: ignore[arg-type]
+    return create_app(Settings(field_key=FIELD_KEY, api_rate=1000, **settings))  # type: ignore[arg-type]
 
 
 async def test_both_walls(clinic: Clinic) -> None:
