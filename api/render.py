@@ -82,9 +82,10 @@ PROBLEMS: Words = {
     "already_reported": ("今天已上报", "reported today already"),
 }  # fmt: skip
 SEXES: Words = {"male": ("男", "male"), "female": ("女", "female")}
+LEVELS = {"team": ("团队", "team"), "centre": ("中心", "centre"), "grid": ("网格", "grid"), "district": ("区县", "district")}
 TABLES = {
     "states": STATES, "stages": STAGES, "whys": WHYS, "whats": WHATS, "settings": SETTINGS, "qualities": QUALITIES, "roles": ROLES,
-    "sexes": SEXES, "calls": CALLS, "kinds": KINDS, "outcomes": OUTCOMES,
+    "levels": LEVELS, "sexes": SEXES, "calls": CALLS, "kinds": KINDS, "outcomes": OUTCOMES,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import procrastinate
 import psycopg
 from procrastinate import exceptions
 
-from care import ladders, notices, plans
+from care import indicators, ladders, notices, plans
 from care.identity import Seal
 from care.notices import Send, clock
 from vitals.floor import database
@@ -157,8 +157,10 @@ class Notifier:
     async def _plan(self, timestamp: int) -> None:
         """What the calendar asks for; hourly, so that a night this process did not see costs nothing."""
         async with self._pool.connection() as connection:
-            made = await plans.daily(connection, await self._now(connection), self._zone)
-        log.info("plans looked at", extra={"new": made})
+            now = await self._now(connection)
+            made = await plans.daily(connection, now, self._zone)
+            figures = await indicators.daily(connection, now, self._zone)
+        log.info("plans looked at", extra={"new": made, "figures": figures})
 
     async def _now(self, connection: Connection) -> datetime:
         return self._clock.at(await clock(connection), self._elapsed())

@@ -52,6 +52,19 @@ async def add_team(connection: Connection, team: str, name: str, centre: str) ->
     await connection.execute("insert into team values (%s, %s, %s) on conflict do nothing", (team, name, centre))
 
 
+async def teams_of(connection: Connection, centre: str) -> list[str]:
+    """The teams of a centre."""
+    cursor = await connection.execute("select team from team where centre = %s order by team", (centre,))
+    return [row["team"] for row in await cursor.fetchall()]
+
+
+async def names_of(connection: Connection, level: str) -> dict[str, str]:
+    """place → name: of teams, of centres, else of regions."""
+    table = {"team": "team", "centre": "centre"}.get(level, "region")
+    cursor = await connection.execute(f"select {table} as place, name from {table}".encode())  # noqa: S608  one of three
+    return {row["place"]: row["name"] for row in await cursor.fetchall()}
+
+
 async def add(
     connection: Connection, staff: str, name: str, team: str | None, role: str = "family_doctor", place: str | None = None
 ) -> None:

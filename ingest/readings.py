@@ -278,6 +278,47 @@ async def latest(connection: Connection, subject: str) -> dict[str, dict[str, An
     return found
 
 
+async def last_of(
+    connection: Connection, subjects: Sequence[str], since: datetime, until: datetime
+) -> dict[str, dict[str, dict[str, Any]]]:  # fmt: skip
+    """subject → systolic, glucose (fasting) → the newest measurement in [since, until) that is not weak: its number, values, setting."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for metric, kind, flag in (("systolic", "blood_pressure", None), ("glucose", "glucose", "fasting")):
+        cursor = await connection.execute(
+            "select distinct on (m.subject) m.subject, m.measurement, m.measured_at, m.setting, m.metrics, m.numbers,"
+            " '{}'::jsonb as coded"
+            " from measurement m where m.subject = any(%s) and m.measured_at >= %s and m.measured_at < %s and m.kind = %s"
+            " and m.weak is null and m.metrics @> %s::smallint[] and (%s::text is null or %s = any(m.flags))"
+            " order by m.subject, m.measured_at desc",
+            (list(subjects), since, until, kind, [METRICS[metric].number], flag, flag),
+        )
+        for row in await cursor.fetchall():
+            found.setdefault(row["subject"], {})[metric] = _named(row)
+    return found
+
+
+async def of_stations(connection: Connection, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """What station devices measured in [since, until): number, whose it is (None: nobody's), and the centre that answers for the site."""
+    cursor = await connection.execute(
+        f"select m.measurement, {_RESIDENT} as resident, t.centre from measurement m join device d using (device_no)"  # noqa: S608
+        " left join duty u on u.site = d.site left join team t using (team)"
+        " where d.station is not null and m.measured_at >= %s and m.measured_at < %s",
+        (since, until),
+    )
+    return await cursor.fetchall()
+
+
+async def systolic_counts(connection: Connection, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """(device, whole mm[Hg], how often) of systolic values in [since, until)."""
+    cursor = await connection.execute(
+        "select d.device, round(r.value)::int as value, count(*)::int as n from measurement m join device d using (device_no),"
+        " unnest(m.metrics, m.numbers) as r(metric, value)"
+        " where r.metric = %s and m.kind = 'blood_pressure' and m.measured_at >= %s and m.measured_at < %s group by 1, 2",
+        (METRICS["systolic"].number, since, until),
+    )
+    return await cursor.fetchall()
+
+
 async def unclaimed(connection: Connection, limit: int) -> list[dict[str, Any]]:
     """The unclaimed pool: measurements that belong to nobody yet, newest first."""
     cursor = await connection.execute(_DETAIL + " where m.subject like 'device:%%' order by m.measured_at desc limit %s", (limit,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import time
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +77,22 @@ async def books(conninfo: str, minutes: float) -> dict[str, Any]:
         holes = [{"gateway": name, "boot": boot, "missing": missing} for name, boot, missing in await lives.holes(connection, patience)]
         row = await (await connection.execute("select count(*) as n from day_report where agreed_at is not null")).fetchone()
     return {"agreed": row["n"] if row is not None else 0, "differ": differ, "holes": holes}
+
+
+async def figures(conninfo: str, day: str | None, publish: bool) -> dict[str, Any]:
+    """A quarter's figures as the record has them now; publish: write down what changed. Raises ConfigError for what is no day."""
+    from care import indicators
+    from care.indicator import quarter_of
+
+    try:
+        first = quarter_of(date.fromisoformat(day)) if day else quarter_of(quarter_of(datetime.now(UTC).date()) - timedelta(days=1))
+    except ValueError:
+        raise ConfigError([f"indicators: {day} is no day such as 2026-07-01"]) from None
+    of = indicators.quarter(first, load().zone)
+    async with await database.connect(conninfo) as connection:
+        made = await indicators.publish(connection, of, datetime.now(UTC)) if publish else 0
+        found = await indicators.computed(connection, of)
+        heaps = await indicators.heaps(connection, of.begin, of.end)
+        await connection.commit()
+    named = [{name: value for name, value in one._asdict().items() if name not in ("members", "digest")} for one in found]
+    return {"quarter": first, "published": made, "figures": named, "heaping": {device: one._asdict() for device, one in heaps.items()}}

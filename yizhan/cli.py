@@ -307,4 +307,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gateway": _gateway, "sim": _sim,
     "migrate": _migrate, "retire": _retire, "check": _check, "gatt": _gatt, "rules": rulebench.run, "account": _account, "audit": _audit,
     "quarantine": workbench.quarantine, "bench": workbench.bench, "chaos": workbench.chaos, "reconcile": workbench.reconcile,
+    "indicators": workbench.figures,
 }  # fmt: skip

@@ -28,6 +28,11 @@ def add_commands(add: Add) -> None:
     books.add_argument("--data", type=Path, help="data directory of a `yizhan up`; else YIZHAN_DATABASE_URL")
     books.add_argument("--minutes", type=float, default=60.0, help="how long the last messages of a day may be on their way")
     books.add_argument("--json", action="store_true")
+    figures = add("indicators", "a quarter's figures with their revisions; --publish writes down what changed")
+    figures.add_argument("--data", type=Path, help="data directory of a `yizhan up`; else YIZHAN_DATABASE_URL")
+    figures.add_argument("--quarter", help="any day of it, as 2026-07-01; default: the last one that is over")
+    figures.add_argument("--publish", action="store_true")
+    figures.add_argument("--json", action="store_true")
     _add_bench(add("bench", "benchmarks"))
     chaos = add("chaos", "kill, freeze and cut everything while gateways publish; then compare the books")
     chaos.add_argument("--lane", choices=("embedded", "kafka"), default="embedded")
@@ -183,6 +188,26 @@ def reconcile(chosen: argparse.Namespace) -> int:
             print(f"{one['gateway']} {one['boot']}: holes that nothing explains {one['missing']}")
         print(f"{told['agreed']} days agree, {len(told['differ'])} differ, {len(told['holes'])} sequences have holes")
     return 1 if told["differ"] or told["holes"] else 0
+
+
+def figures(chosen: argparse.Namespace) -> int:
+    """Print a quarter's figures by place, and the devices whose last digits are not chance's."""
+    from yizhan import books as commands
+
+    told = asyncio.run(commands.figures(commands.address(chosen.data), chosen.quarter, chosen.publish))
+    if chosen.json:
+        print(json.dumps(told, ensure_ascii=False, default=str))
+        return 0
+    for one in told["figures"]:
+        share = f"{100 * one['numerator'] / one['denominator']:5.1f} %" if one["denominator"] else "      —"
+        median = f"  median {one['median']:.1f}" if one["median"] is not None else ""
+        print(f"{one['code']:15} {one['level']:8} {one['place']:24} {share} {one['numerator']:6}/{one['denominator']}{median}")
+    for device, one in told["heaping"].items():
+        if one["suspicious"]:
+            counts = f"{one['n']} values, {100 * one['zeros']:.0f} % end in 0, {one['below']} just below 140, {one['above']} just above"
+            print(f"{device}: last digits are not chance's: {counts}")
+    print(f"quarter from {told['quarter']}; {told['published']} figures published now")
+    return 0
 
 
 def quarantine(chosen: argparse.Namespace) -> int:

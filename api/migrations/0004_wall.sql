@@ -236,6 +236,12 @@ create policy own on checkin for select to yizhan_api using (station = wall.own(
 create policy own on outbox for select to yizhan_api using (exists (select from checkin c where c.checkin = outbox.checkin));
 create policy tells on outbox for insert to yizhan_api with check (wall.own('role') = 'admin' and kind = 'command');
 
+-- figures are about places; what they rest on is about persons
+grant select on indicator, indicator_member to yizhan_api;
+alter table indicator_member enable row level security;
+create policy sees on indicator_member for select to yizhan_api using
+    (wall.sees(resident) or (resident is null and wall.own('role') in ('doctor', 'nurse', 'supervisor')));
+
 create policy reads on audit for select to yizhan_api using
     (wall.own('role') = 'audit' or exists (select from unnest(residents) as one where wall.sees(one)));
 create policy writes on audit for insert to yizhan_api with check (true);

@@ -87,6 +87,8 @@ VERDICTS: dict[str, set[str]] = {
     "GET /v1/tasks/{number}": {*TEAM, H, G},
     "POST /v1/tasks/{number}/finish": {*TEAM, H, G},
     "POST /v1/reports": {G},
+    "GET /v1/indicators": {A, *TEAM},
+    "GET /v1/indicators/{number}": TEAM,
     "GET /v1/residents/{resident}/accesses": {AUD, R},
     "POST /v1/residents/{resident}/break-glass": {D, U},
     "GET /v1/break-glass": {AUD},
@@ -111,6 +113,8 @@ VERDICTS: dict[str, set[str]] = {
     "GET /console/tasks/{number}": {*TEAM, H, G},
     "POST /console/tasks/{number}/finish": {*TEAM, H, G},
     "POST /console/reports": {G},
+    "GET /console/indicators": TEAM,
+    "GET /console/indicators/{number}": TEAM,
     "GET /console/residents": TEAM,
     "GET /console/residents/{resident}": {*TEAM, H},
 }

@@ -17,7 +17,8 @@ from fastapi import FastAPI, Request
 
 from api import accounts, looked, oversight, packs, pages, people
 from api.app import create_app
-from care import residents, staff
+from care import indicators, residents, staff
+from care.indicator import quarter_of
 from tests.api.test_http import VERDICTS, Http, behind, routes
 from tests.ingest.helpers import FIELD_KEY, Clinic, measurement, message
 from vitals.errors import Refused
@@ -79,6 +80,7 @@ TABLE: dict[str, Cell] = {
     "POST /v1/cases/{case}/refer": Cell(DECIDE, {**WHY, "hospital": town.HOSPITAL}),
     "POST /v1/cases/{case}/resolve": Cell(DECIDE, WHY),
     "POST /v1/cases/{case}/dismiss": Cell(DECIDE, WHY),
+    "GET /v1/indicators/{indicator}": reads(set(TEAM)),
     "GET /v1/referrals": reads({*TEAM, "hospital"}),
     "GET /v1/referrals/{referral}": reads({*TEAM, "hospital"}),
     "POST /v1/referrals/{referral}/see": Cell({*DECIDE, "hospital"}, {"version": "{version}"}),
@@ -110,6 +112,7 @@ TABLE: dict[str, Cell] = {
     "POST /console/reports": Cell(
         {"sentinel"}, {"resident": "{resident}", "kind": "unstable", "note": "{unique}"}, {*TEAM, "sentinel", "hospital", "glass"}
     ),
+    "GET /console/indicators/{indicator}": reads(set(TEAM)),
     "GET /console/residents": reads(set(TEAM), NAMED),
     "GET /console/residents/{resident}": reads({*TEAM, "glass", "hospital"}, NAMED),
 }  # fmt: skip
@@ -119,7 +122,7 @@ BY_ROLE = {
     "POST /v1/gateways/{gateway}/revoke", "POST /v1/gateways/{gateway}/pairings", "POST /v1/gateways/{gateway}/discoveries",
     "DELETE /v1/gateways/{gateway}/pairings/{device}", "GET /v1/gateways/{gateway}/pairings/{command}", "POST /v1/devices",
     "GET /v1/devices", "POST /v1/devices/claim", "POST /v1/devices/{device}/wearers", "POST /v1/accounts",
-    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "POST /v1/packs",
+    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
     "DELETE /v1/packs/{pack_name}", "GET /v1/hospitals", "GET /v1/break-glass", "POST /v1/break-glass/{number}/review", "GET /v1/health",
     "GET /metrics", "GET /", "GET /console/login", "POST /console/login", "POST /console/logout", "POST /console/language",
     "GET /console/second-factor", "POST /console/second-factor",
@@ -129,7 +132,7 @@ PERSONS = ("care_case", "case_log", "referral", "referral_log", "task", "task_lo
 
 def test_every_route_is_in_one_of_the_tables() -> None:
     def plain(cell: str) -> str:
-        for name in ("case", "referral", "task", "answer", "check"):
+        for name in ("case", "referral", "task", "answer", "check", "indicator"):
             cell = cell.replace("{" + name + "}", "{number}")
         cell = cell.replace("{unclaimed}", "{measurement}")
         head, _, action = cell.rpartition("/")
@@ -198,9 +201,13 @@ async def street(clinic: Clinic, app: FastAPI) -> AsyncIterator[Street]:
         )
         await connection.commit()
     numbers = await clinic.rows("select key, task from task where key in ('task', 'answer', 'check')")
+    async with await database.connect(clinic.conninfo) as connection:  # as if the quarter were over
+        await indicators.publish(connection, indicators.quarter(quarter_of((now + timedelta(hours=8)).date()), "Asia/Shanghai"), now)
+        await connection.commit()
     names = {row["key"]: str(row["task"]) for row in numbers} | {
         "resident": resident, "case": str(case), "checkin": "c-1", "device": town.PEOPLE[0][3],
         "referral": str(await clinic.value("select referral from referral")),
+        "indicator": str(await clinic.value("select indicator from indicator where code = 'htn_controlled' and level = 'team'")),
         "measurement": str(await clinic.value("select min(measurement) from measurement where subject = %s", resident)),
         "unclaimed": str(await clinic.value("select measurement from measurement where subject like 'device:%%'")),
     }  # fmt: skip

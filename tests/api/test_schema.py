@@ -24,7 +24,7 @@ from yizhan.composition import Service, free_port
 
 pytestmark = pytest.mark.services
 
-EXAMPLES = 4  # for each operation and role
+EXAMPLES = 3  # for each operation and role
 ENDLESS = ("/v1/events", "/v1/checkins/{checkin}/events")
 
 
