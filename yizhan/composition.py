@@ -24,7 +24,7 @@ import httpx
 from firmware_sim.town import Control, dbus_daemon
 from vitals.errors import ConfigError
 from vitals.settings import load
-from yizhan import broker, kafka, postgres, town
+from yizhan import broker, district, kafka, postgres, town
 from yizhan.compose import migrate
 
 Progress = Callable[[str], None]
@@ -118,6 +118,7 @@ class Composition:
         gateway_process: bool = True,
         through_kafka: bool = False,
         workers: int = 1,
+        residents: int = 0,
     ) -> None:
         self.data = data.absolute()
         self.radio = ("bluez" if dbus_daemon() else "in-process") if radio == "auto" else radio
@@ -129,6 +130,7 @@ class Composition:
         self._resend_after = resend_after
         self._with_gateway = gateway_process
         self._through_kafka, self._workers = through_kafka, workers
+        self._residents = residents  # of a district around the town, at the first start
         self._run = Path(tempfile.mkdtemp(prefix="yz-"))  # unix sockets need a short path
         self.control = Control(self._run / "control.sock")
         self.ports = {"database": free_port(), "mqtt": free_port(), "api": api_port or free_port()}
@@ -174,6 +176,9 @@ class Composition:
         postgres.secret(self._file("worker"))
         field_key = postgres.secret(self._file("field_key"))
         self.first_start = await town.found(self.database_url, gateway_password, field_key)
+        if self.first_start and self._residents:
+            told = await district.settle(self.database_url, field_key, load({}).zone, self._residents)
+            self._progress(f"区县 district          {', '.join(f'{count} {what}' for what, count in told.items())}")
         if not (self.data / "devices.json").exists():  # pairing extends it
             town.write_devices(self.data / "devices.json")
         backend: dict[str, str | Path] = {

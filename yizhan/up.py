@@ -8,18 +8,27 @@ import random
 from pathlib import Path
 
 from vitals.errors import BadInput
-from yizhan import town
+from yizhan import district, town
 from yizhan.composition import Composition, Progress
 
 BETWEEN = (20.0, 40.0)  # s between two virtual measurements
 
 
 async def run(
-    progress: Progress, stop: asyncio.Event, *, data: Path, port: int, radio: str, broker_kind: str, seed: int | None = None
+    progress: Progress,
+    stop: asyncio.Event,
+    *,
+    data: Path,
+    port: int,
+    radio: str,
+    broker_kind: str,
+    seed: int | None = None,
+    people: int = district.PEOPLE,
 ) -> None:
     """Start, print the address and fresh logins, keep the town alive, stop everything."""
     progress("驿站 yizhan 正在启动 · starting (Ctrl-C stops everything)")
-    async with Composition(data, progress=progress, radio=radio, broker_kind=broker_kind, api_port=port) as composition:
+    furnished = Composition(data, progress=progress, radio=radio, broker_kind=broker_kind, api_port=port, residents=people)
+    async with furnished as composition:
         progress("")
         progress(f"控制台 console         {composition.url}/")
         if composition.first_start:
