@@ -12,7 +12,7 @@ async def listing(connection: Connection, teams: Sequence[str], wanted: str, lim
     """Signed residents of these teams; open cases first, then by name. wanted: part of a name."""
     cursor = await connection.execute(
         "select r.resident, r.name, r.sex, r.birth_date, r.tier, k.doctor, k.package, upper(k.during) as until, c.severity, c.care_case,"
-        " (select max(measured_at) from measurement m where m.subject = r.resident) as measured_at"
+        " (select measured_at from measurement m where m.subject = r.resident order by measured_at desc limit 1) as measured_at"
         " from resident r join contract k on k.resident = r.resident and k.during @> current_date and k.team = any(%s)"
         " left join care_case c on c.resident = r.resident and c.state not in ('resolved', 'dismissed')"
         " where r.deceased_on is null and r.moved_on is null and r.name like %s order by c.severity nulls last, r.name limit %s",

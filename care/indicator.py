@@ -16,21 +16,60 @@ import msgspec
 from scipy.stats import chisquare
 
 GRID, TEAM, CENTRE, DISTRICT = "grid", "team", "centre", "district"
-NAMES = {
-    "htn_managed": ("高血压规范管理率", "hypertension managed to specification", "four follow-ups in a year, or one a quarter"),
-    "htn_controlled": ("高血压控制率", "hypertension controlled", "the quarter's last value at goal; none: not at goal"),
-    "dm_managed": ("糖尿病规范管理率", "diabetes managed to specification", "as hypertension"),
-    "dm_controlled": ("糖尿病控制率", "diabetes controlled", "last fasting glucose below 7.0; none: not at goal"),
-    "signed": ("签约覆盖率", "contract coverage", "residents with a contract on the last day"),
-    "recorded": ("建档率", "records made", "complete records, of those who live there (census)"),
-    "updated": ("档案动态更新率", "records alive", "moved, or the person measured, within a year"),
-    "seen": ("转诊就诊率", "referred persons seen", "accepted in the quarter: the hospital saw them"),
-    "closed": ("转诊闭环率", "referral closure", "accepted in the quarter: back in the community"),
-    "down_lag": ("下转时长(天)", "days to come back down", "outcome → accepted here; counted: within 14 days"),
-    "attributed": ("驿站测量归属率", "station readings attributed", "station devices' values that are somebody's"),
-    "acknowledged": ("危急值知悉及时率", "danger acknowledged in time", "seen before it climbed; median in hours"),
-    "yield": ("告警有效率", "alert yield", "cases that ended other than dismissed"),
-}  # fmt: skip
+NAMES = {  # code: (zh, en), then what counts (zh, en)
+    "htn_managed": (
+        ("高血压规范管理率", "hypertension managed to specification"),
+        ("一年四次随访,或每季度一次", "four follow-ups a year, or one a quarter"),
+    ),
+    "htn_controlled": (
+        ("高血压控制率", "hypertension controlled"),
+        ("本季末次达标;未测算未达标", "the last value at goal; none: not at goal"),
+    ),
+    "dm_managed": (
+        ("糖尿病规范管理率", "diabetes managed to specification"),
+        ("同高血压", "as hypertension"),
+    ),
+    "dm_controlled": (
+        ("糖尿病控制率", "diabetes controlled"),
+        ("末次空腹血糖低于 7.0;未测算未达标", "last fasting value below 7.0; none: not at goal"),
+    ),
+    "signed": (
+        ("签约覆盖率", "contract coverage"),
+        ("季末有合同的居民", "a contract on the last day"),
+    ),
+    "recorded": (
+        ("建档率", "records made"),
+        ("档案完整者占常住人口", "complete records, of those who live there"),
+    ),
+    "updated": (
+        ("档案动态更新率", "records alive"),
+        ("一年内有更新或测量", "moved, or the person measured, within a year"),
+    ),
+    "seen": (
+        ("转诊就诊率", "referred persons seen"),
+        ("本季接受的转诊中已就诊", "accepted in the quarter: the hospital saw them"),
+    ),
+    "closed": (
+        ("转诊闭环率", "referral closure"),
+        ("本季接受的转诊中已回社区", "accepted in the quarter: back in the community"),
+    ),
+    "down_lag": (
+        ("下转及时率", "down-referral in time"),
+        ("出结论到社区接收,14 天内;中位天数", "outcome to here within 14 days; median in days"),
+    ),
+    "attributed": (
+        ("驿站测量归属率", "station readings attributed"),
+        ("驿站设备的测量有主", "station devices' values that are somebody's"),
+    ),
+    "acknowledged": (
+        ("危急值知悉及时率", "danger acknowledged in time"),
+        ("升级前已知悉;中位小时", "seen before it climbed; median in hours"),
+    ),
+    "yield": (
+        ("告警有效率", "alert yield"),
+        ("结案而非驳回", "ended other than dismissed"),
+    ),
+}
 YEAR = timedelta(days=365)
 
 

@@ -43,10 +43,9 @@ STATIONS = (
     ("station-3", "gateway-3", "兰溪智慧健康驿站", "team-07"), ("station-4", "gateway-4", "北港智慧健康驿站", "team-10"),
 )  # fmt: skip
 SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡林郭何高罗"
-GIVEN = (
-    "建国", "秀英", "志强", "桂兰", "国华", "玉梅", "德明", "淑珍", "永福", "凤英",
-    "文斌", "丽华", "海燕", "长江", "春生", "雅琴", "金宝", "美玲", "立新", "慧敏",
-)  # fmt: skip
+MEN = ("建国", "志强", "国华", "德明", "永福", "文斌", "长江", "春生", "金宝", "立新")
+WOMEN = ("秀英", "桂兰", "玉梅", "淑珍", "凤英", "丽华", "海燕", "雅琴", "美玲", "慧敏")
+TREATED = 0.6  # of those with high pressure or diabetes: their body shows it no more
 WEEK, DAY = timedelta(days=7), timedelta(days=1)
 DANGER = {
     "family": "bp_danger", "rule": "htn.danger", "pack": "cn.nbphs3.htn@1.1.0", "severity": "P2",
@@ -55,10 +54,12 @@ DANGER = {
 
 
 class Somebody(NamedTuple):
-    """One who lives there. doctor None: signed with nobody."""
+    """One who lives there. person: the body that devices measure; doctor None: signed with nobody."""
 
     resident: str
     person: Person
+    hypertensive: bool
+    diabetic: bool
     doctor: str | None
     team: str | None
     station: int
@@ -135,17 +136,18 @@ async def _people(
     cells, squad = _cells(), teams()
     today = now.date()
     for number in range(count):
-        person = Person.drawn(SEED, number)
-        if person.hypertensive and chance.random() < 0.08:
+        drawn = Person.drawn(SEED, number)
+        high, sweet = drawn.hypertensive, drawn.diabetic
+        person = replace(drawn, hypertensive=high and chance.random() > TREATED, diabetic=sweet and chance.random() > TREATED)
+        if high and chance.random() < 0.08:
             crisis = Episode(now - timedelta(days=chance.uniform(20, 330)), chance.uniform(8, 30))
             person = replace(person, crises=(crisis,))
-        age = round(min(max(chance.gauss(66 if person.hypertensive or person.diabetic else 48, 14), 19), 96))
+        age = round(min(max(chance.gauss(66 if high or sweet else 48, 14), 19), 96))
         born = date(today.year - age, chance.randint(1, 12), chance.randint(1, 28))
         sex = "male" if chance.random() < 0.48 else "female"
         cell = number % len(cells)
-        resident = await residents.add(
-            connection, chance.choice(SURNAMES) + chance.choice(GIVEN), sex, born, STATIONS[cell // 3][0], region=cells[cell]
-        )
+        name = chance.choice(SURNAMES) + chance.choice(MEN if sex == "male" else WOMEN)
+        resident = await residents.add(connection, name, sex, born, STATIONS[cell // 3][0], region=cells[cell])
         if chance.random() < 0.93:
             card = town.identity_number(born, sex, 10 + number % 90)
             try:
@@ -153,7 +155,7 @@ async def _people(
                     await residents.identify(connection, seal, resident, {"id_card": card}, today, "system")
             except Refused:  # somebody of the same day has it
                 pass
-        known = {"sex": sex, "birth_date": born.isoformat(), "hypertension": person.hypertensive, "diabetes": person.diabetic}
+        known = {"sex": sex, "birth_date": born.isoformat(), "hypertension": high, "diabetes": sweet}
         since = now - timedelta(days=chance.uniform(30, 420))
         await facts.record(connection, resident, known, "system", since)
         await connection.execute("update resident set created_at = %s where resident = %s", (since, resident))
@@ -163,10 +165,10 @@ async def _people(
             doctor, team = (town.DOCTOR, town.TEAM) if home == town.TEAM else (f"dr-{home[-2:]}", home)
             signed = max(since.date(), today - timedelta(days=chance.randint(20, 360)))
             until = signed + contracts.TERM
-            await contracts.sign(connection, resident, doctor, signed, package="chronic" if person.hypertensive else "basic", until=until)
-        cuff = await _own(connection, f"cuff-d-{number}", "blood_pressure", resident, since) if person.hypertensive else None
-        meter = await _own(connection, f"meter-d-{number}", "glucose", resident, since) if person.diabetic else None
-        yield Somebody(resident, person, doctor, team, cell // 3, cuff, meter)
+            await contracts.sign(connection, resident, doctor, signed, package="chronic" if high or sweet else "basic", until=until)
+        cuff = await _own(connection, f"cuff-d-{number}", "blood_pressure", resident, since) if high else None
+        meter = await _own(connection, f"meter-d-{number}", "glucose", resident, since) if sweet else None
+        yield Somebody(resident, person, high, sweet, doctor, team, cell // 3, cuff, meter)
 
 
 async def _own(connection: database.Connection, name: str, kind: str, resident: str, since: datetime) -> devices.DeviceRow:
@@ -332,7 +334,7 @@ async def _visited(connection: database.Connection, everybody: Sequence[Somebody
     """The year's follow-ups: most of those with a chronic condition, most quarters."""
     rows = []
     for who in everybody:
-        chronic = "hypertension" if who.person.hypertensive else "diabetes" if who.person.diabetic else None
+        chronic = "hypertension" if who.hypertensive else "diabetes" if who.diabetic else None
         if chronic is None or who.team is None:
             continue
         eager = chance.random()

@@ -27,3 +27,5 @@ create table indicator_member (
     primary key (indicator, member)
 );
 create index on indicator_member (resident);
+-- a person's cases, for the lists that show whether one is open
+create index on care_case (resident);
