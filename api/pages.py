@@ -15,7 +15,8 @@ from api.accounts import Account
 from api.queue import draw_subject
 from api.render import form, needed, page, sorry
 from api.who import Community, Database, ReferralSide, Sentinel, Staff, Zone, may_see
-from care import contracts, files, tasks
+from care import consents, contracts, files, tasks
+from care.consents import PURPOSES
 from care.referral import STEPS, TARGETS, Stage, next_stage
 from ingest import readings
 from vitals.errors import BadInput, Refused
@@ -153,7 +154,8 @@ async def person(resident: str, request: Request, account: ReferralSide, connect
     now = datetime.now(UTC)
     return page(
         request, "resident.html", person=found, file=await files.of_resident(connection, resident),
-        latest=await readings.latest(connection, resident), contracts=await contracts.of_resident(connection, resident),
+        latest=await readings.latest(connection, resident), consents=await consents.of_resident(connection, resident), purposes=PURPOSES,
+        contracts=await contracts.of_resident(connection, resident),
         plan=await tasks.of_resident(connection, resident), accesses=await audit.of_resident(connection, resident, 20),
         chart=Markup(await draw_subject(connection, resident, {}, zone, now)),  # noqa: S704  our own SVG, escaped
     )  # fmt: skip

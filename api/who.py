@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from api import glass, looked, wall
 from api.accounts import DECIDES, ROLES, TEAM_ROLES, Account
 from api.guard import PUBLIC
-from care import referrals, residents
+from care import consents, referrals, residents
 from vitals.errors import Refused
 from vitals.floor.database import Connection
 
@@ -64,6 +64,8 @@ Auditor = Annotated[Account, Depends(role("audit"))]
 PersonOrAuditor = Annotated[Account, Depends(role("resident", "audit"))]
 Station = Annotated[Account, Depends(role("station"))]
 ResidentOrAdmin = Annotated[Account, Depends(role("resident", "admin"))]
+Hospital = Annotated[Account, Depends(role("hospital"))]
+PersonOrCommunity = Annotated[Account, Depends(role("resident", *TEAM_ROLES))]
 PersonOrStaff = Annotated[Account, Depends(role("resident", *TEAM_ROLES, "hospital", "admin"))]
 Anyone = Annotated[Account, Depends(role(*ROLES))]
 
@@ -80,7 +82,7 @@ async def may_see(connection: Connection, account: Account, resident: str) -> di
         account.role == "admin"
         or (account.role == "resident" and account.refers_to is not None and await _theirs(connection, account.refers_to, resident))
         or (account.role in TEAM_ROLES and await residents.with_team(connection, resident, found["team"], account.teams))
-        or (account.role == "hospital" and await referrals.sent_to(connection, resident, account.places))
+        or (account.role == "hospital" and await _referred(connection, resident, account.places))
         or (account.role in DECIDES and await glass.broken(connection, account.account, resident))
     ):
         looked.at(resident)
@@ -89,7 +91,14 @@ async def may_see(connection: Connection, account: Account, resident: str) -> di
 
 
 async def _theirs(connection: Connection, person: str, resident: str) -> bool:
-    return person == resident or await residents.guards(connection, person, resident, datetime.now(UTC).date())
+    if person == resident:
+        return True
+    guards = await residents.guards(connection, person, resident, datetime.now(UTC).date())
+    return guards and await consents.holds(connection, resident, "guardian")
+
+
+async def _referred(connection: Connection, resident: str, hospitals: Sequence[str]) -> bool:
+    return await referrals.sent_to(connection, resident, hospitals) and await consents.holds(connection, resident, "hospital")
 
 
 def zone_of(request: Request) -> str:

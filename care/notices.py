@@ -101,7 +101,8 @@ async def claim(connection: Connection, seal: Seal, notice: int, now: datetime) 
     """Take the next try of a notice; None when somebody has it, it is done, or nobody needs it any more. Commit before sending."""
     cursor = await connection.execute(
         "select n.*, exists (select 1 from rung r where (r.care_case = n.care_case or r.task = n.task)"
-        "   and (r.page > m.page or (r.page = m.page and r.state = 'stopped'))) as answered"
+        "   and (r.page > m.page or (r.page = m.page and r.state = 'stopped'))) as answered,"
+        " n.resident is null or consents(n.resident, 'notify') as wanted"
         " from notice n join rung m using (rung)"
         " where n.notice = %s and ((n.state = 'waiting' and n.try_at <= %s) or (n.state = 'sending' and n.lease_until < %s))"
         " for update of n skip locked",
@@ -110,7 +111,7 @@ async def claim(connection: Connection, seal: Seal, notice: int, now: datetime) 
     row = await cursor.fetchone()
     if row is None:
         return None
-    if row["answered"] and row["staff"] is not None:
+    if not row["wanted"] or (row["answered"] and row["staff"] is not None):
         await connection.execute("update notice set state = 'stopped' where notice = %s", (notice,))
         return None
     reach = await staff.contact(connection, row["staff"] or row["resident"], row["place"])

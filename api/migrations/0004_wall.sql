@@ -68,7 +68,7 @@ begin
         yes := true;
     elsif role = 'resident' then
         yes := who = wall.own('person') or exists (select from guardian where resident = who and guardian = wall.own('person')
-            and since <= current_date and (until is null or until > current_date));
+            and since <= current_date and (until is null or until > current_date) and consents(who, 'guardian'));
     elsif role in ('doctor', 'nurse', 'supervisor') then
         yes := exists (select from contract where resident = who and during @> current_date and team = any(wall.list('teams')))
             or exists (select from care_case where subject = who and team = any(wall.list('teams')) and state not in ('resolved', 'dismissed'))
@@ -76,7 +76,7 @@ begin
             or (role <> 'nurse' and exists (select from break_glass where account = wall.own('account') and resident = who and until > now()));
     elsif role = 'hospital' then
         yes := exists (select from referral where resident = who and hospital_id = any(wall.list('places'))
-            and state not in ('suggested', 'rejected', 'community', 'cancelled'));
+            and state not in ('suggested', 'rejected', 'community', 'cancelled') and consents(who, 'hospital'));
     else
         yes := false;
     end if;
@@ -152,7 +152,8 @@ end $$;
 create policy sees on resident for select to yizhan_api using (wall.sees(resident) or wall.lives_here(resident));
 create policy makes on resident for insert to yizhan_api with check (wall.own('role') = 'admin');
 create policy keeps on resident for update to yizhan_api using
-    (wall.own('role') in ('admin', 'doctor', 'nurse', 'supervisor', 'sentinel') and (wall.sees(resident) or wall.lives_here(resident)));
+    ((wall.own('role') in ('admin', 'doctor', 'nurse', 'supervisor', 'sentinel') and (wall.sees(resident) or wall.lives_here(resident)))
+     or resident = wall.own('person'));
 
 create policy sees on contract for select to yizhan_api using
     (team = any((select wall.list('teams'))::text[]) or wall.sees(resident) or wall.lives_here(resident));
@@ -235,6 +236,21 @@ create policy sees on binding for select to yizhan_api using (wall.sees(resident
 create policy own on checkin for select to yizhan_api using (station = wall.own('person') or wall.sees(resident));
 create policy own on outbox for select to yizhan_api using (exists (select from checkin c where c.checkin = outbox.checkin));
 create policy tells on outbox for insert to yizhan_api with check (wall.own('role') = 'admin' and kind = 'command');
+
+grant select, insert on consent to yizhan_api;
+grant select, insert, update on evidence to yizhan_api;
+alter table consent enable row level security;
+alter table evidence enable row level security;
+create policy sees on consent for select to yizhan_api using (wall.sees(resident));
+create policy says on consent for insert to yizhan_api with check
+    ((wall.own('role') = 'resident' and resident = wall.own('person'))
+     or (wall.own('role') in ('doctor', 'nurse', 'supervisor') and wall.sees(resident)));
+create policy sees on evidence for select to yizhan_api using
+    (exists (select from referral r where r.referral = evidence.referral and (wall.own('role') <> 'hospital' or consents(r.resident, 'hospital'))));
+create policy makes on evidence for insert to yizhan_api with check
+    (exists (select from referral r where r.referral = evidence.referral) and wall.own('role') in ('doctor', 'nurse', 'supervisor', 'hospital'));
+create policy takes on evidence for update to yizhan_api using
+    (wall.own('role') = 'hospital' and exists (select from referral r where r.referral = evidence.referral));
 
 -- figures are about places; what they rest on is about persons
 grant select on indicator, indicator_member to yizhan_api;

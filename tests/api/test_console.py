@@ -172,7 +172,7 @@ HEADINGS = {"队列": "待办队列", "转诊": "双向转诊", "任务": "任�
 async def test_every_role_finds_its_pages_and_another_language(tmp_path: Path, browser: webdriver.Chrome) -> None:
     async with Composition(tmp_path / "data", gateway_process=False) as composition:
         for person, pages in (
-            (town.DOCTOR, {"队列", "转诊", "任务", "居民"}), ("nurse-zhao", {"队列", "转诊", "任务", "居民"}), ("duty-sun", {"队列", "转诊", "任务", "居民"}),
+            (town.DOCTOR, {"队列", "转诊", "任务", "居民", "指标"}), ("nurse-zhao", {"队列", "转诊", "任务", "居民", "指标"}), ("duty-sun", {"队列", "转诊", "任务", "居民", "指标"}),
             ("hosp-wu", {"转诊", "任务"}), ("sentinel-he", {"任务"}),
         ):  # fmt: skip
             await log_in(browser, composition, person)

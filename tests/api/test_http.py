@@ -79,6 +79,14 @@ VERDICTS: dict[str, set[str]] = {
     "POST /v1/cases/{number}/refer": {D, U},
     "POST /v1/cases/{number}/resolve": {D, U},
     "POST /v1/cases/{number}/dismiss": {D, U},
+    "GET /v1/referrals/{number}/evidence": {*TEAM, H},
+    "POST /v1/referrals/{number}/receipt": {H},
+    "GET /v1/residents/{resident}/consents": {A, *TEAM, H, R},
+    "PUT /v1/residents/{resident}/consents": {*TEAM, R},
+    "GET /fhir/metadata": {A, *TEAM, H, R},
+    "GET /fhir/Patient/{resident}": {A, *TEAM, H, R},
+    "GET /fhir/Observation": {A, *TEAM, H, R},
+    "GET /console/referrals/{number}/evidence": {*TEAM, H},
     "GET /v1/hospitals": {*TEAM, H},
     "GET /v1/referrals": {*TEAM, H},
     "GET /v1/referrals/{number}": {*TEAM, H},
@@ -483,7 +491,7 @@ async def test_a_new_resident_has_a_name_only_where_it_belongs(http: Http) -> No
 async def test_the_description_is_complete(http: Http) -> None:
     document = (await http.ask("nobody", "GET", "/openapi.json")).json()
     described = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
-    assert described == {cell for cell in VERDICTS if "/v1/" in cell or "/metrics" in cell}
+    assert described == {cell for cell in VERDICTS if "/v1/" in cell or "/metrics" in cell or "/fhir/" in cell}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             assert operation.get("description"), f"{method} {path} says nothing about itself"

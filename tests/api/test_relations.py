@@ -15,9 +15,9 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from api import accounts, looked, oversight, packs, pages, people
+from api import accounts, fhir, looked, oversight, packs, pages, people
 from api.app import create_app
-from care import indicators, residents, staff
+from care import consents, indicators, residents, staff
 from care.indicator import quarter_of
 from tests.api.test_http import VERDICTS, Http, behind, routes
 from tests.ingest.helpers import FIELD_KEY, Clinic, measurement, message
@@ -81,6 +81,13 @@ TABLE: dict[str, Cell] = {
     "POST /v1/cases/{case}/resolve": Cell(DECIDE, WHY),
     "POST /v1/cases/{case}/dismiss": Cell(DECIDE, WHY),
     "GET /v1/indicators/{indicator}": reads(set(TEAM)),
+    "GET /v1/referrals/{referral}/evidence": reads({*TEAM, "hospital"}),
+    "POST /v1/referrals/{referral}/receipt": Cell({"hospital"}, {"digest": "{digest}"}, {"hospital"}),
+    "GET /console/referrals/{referral}/evidence": reads({*TEAM, "hospital"}),
+    "GET /v1/residents/{resident}/consents": reads({*TEAM, "glass", "hospital", *SELF, "admin"}),
+    "PUT /v1/residents/{resident}/consents": Cell({*TEAM, "glass", "self"}, {"purpose": "notify", "given": True}),
+    "GET /fhir/Patient/{resident}": reads({*TEAM, "glass", "hospital", *SELF, "admin"}, NAMED),
+    "GET /fhir/Observation": reads({*TEAM, "glass", "hospital", *SELF, "admin"}),
     "GET /v1/referrals": reads({*TEAM, "hospital"}),
     "GET /v1/referrals/{referral}": reads({*TEAM, "hospital"}),
     "POST /v1/referrals/{referral}/see": Cell({*DECIDE, "hospital"}, {"version": "{version}"}),
@@ -122,12 +129,25 @@ BY_ROLE = {
     "POST /v1/gateways/{gateway}/revoke", "POST /v1/gateways/{gateway}/pairings", "POST /v1/gateways/{gateway}/discoveries",
     "DELETE /v1/gateways/{gateway}/pairings/{device}", "GET /v1/gateways/{gateway}/pairings/{command}", "POST /v1/devices",
     "GET /v1/devices", "POST /v1/devices/claim", "POST /v1/devices/{device}/wearers", "POST /v1/accounts",
-    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
+    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "GET /fhir/metadata", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
     "DELETE /v1/packs/{pack_name}", "GET /v1/hospitals", "GET /v1/break-glass", "POST /v1/break-glass/{number}/review", "GET /v1/health",
     "GET /metrics", "GET /", "GET /console/login", "POST /console/login", "POST /console/logout", "POST /console/language",
     "GET /console/second-factor", "POST /console/second-factor",
 }  # fmt: skip
-PERSONS = ("care_case", "case_log", "referral", "referral_log", "task", "task_log", "contract", "guardian", "intake", "resident", "rung")
+PERSONS = (
+    "consent",
+    "care_case",
+    "case_log",
+    "referral",
+    "referral_log",
+    "task",
+    "task_log",
+    "contract",
+    "guardian",
+    "intake",
+    "resident",
+    "rung",
+)
 
 
 def test_every_route_is_in_one_of_the_tables() -> None:
@@ -137,7 +157,7 @@ def test_every_route_is_in_one_of_the_tables() -> None:
         cell = cell.replace("{unclaimed}", "{measurement}")
         head, _, action = cell.rpartition("/")
         generic = head.startswith(("POST /v1/referrals/", "POST /console/referrals/", "POST /console/cases/"))
-        return f"{head}/{{action}}" if generic and action else cell
+        return f"{head}/{{action}}" if generic and action != "receipt" else cell
 
     assert {plain(cell) for cell in TABLE} | BY_ROLE == set(VERDICTS)
 
@@ -172,6 +192,7 @@ async def street(clinic: Clinic, app: FastAPI) -> AsyncIterator[Street]:
             await staff.add(connection, person, person, None, role, place)
         await staff.leave(connection, town.DOCTOR, "dr-cover", now - timedelta(days=1), now + timedelta(days=1))
         await residents.guard(connection, resident, guardian, "daughter", now.date(), "test")
+        await consents.record(connection, resident, "notify", True, now, resident, "paper")
         await connection.execute("insert into gateway (gateway, site, password_hash) values ('gateway-2', %s, 'x')", (town.SITE,))
         people = {
             "signed": ("doctor", town.DOCTOR), "nurse": ("nurse", "nurse-zhao"), "cover": ("doctor", "dr-cover"),
@@ -244,17 +265,28 @@ def filled(value: Any, names: dict[str, str]) -> Any:
 
 async def asked(here: Street, relation: str, cell: str, body: dict[str, Any] | None, turn: int) -> httpx.Response:
     clinic = here.http.clinic
-    names = here.names | {"tomorrow": (datetime.now(UTC) + timedelta(days=1)).isoformat(), "unique": f"note {turn}", "version": "1"}
+    names = here.names | {
+        "digest": await _digest(here),
+        "tomorrow": (datetime.now(UTC) + timedelta(days=1)).isoformat(),
+        "unique": f"note {turn}",
+        "version": "1",
+    }
     for part, query in VERSIONS.items():
         if f"/{part}" in cell:
             names["version"] = str(await clinic.value(query.format(**names)))
     method, path = cell.split(" ")
     if cell.endswith("/series"):
         path += "?metric=systolic"
+    if cell.endswith("/Observation"):
+        path += f"?patient={names['resident']}"
     if path.startswith("/console") and body is not None:
         fields = {name: str(value) for name, value in filled(body, names).items()}
         return await here.http.ask(relation, method, path.format(**names), data=fields)
     return await here.http.ask(relation, method, path.format(**names), filled(body, names))
+
+
+async def _digest(here: Street) -> str:
+    return str(await here.http.clinic.value("select digest from evidence where referral = %s", int(here.names["referral"])))
 
 
 async def state_of(here: Street) -> str:
@@ -310,7 +342,7 @@ async def test_the_database_alone(clinic: Clinic, monkeypatch: pytest.MonkeyPatc
         looked.at(resident)
         return found
 
-    for room in (people, pages, oversight, packs):
+    for room in (people, pages, oversight, packs, fhir):
         monkeypatch.setattr(room, "may_see", anybody)
     true_account = accounts.by_token
 
