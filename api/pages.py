@@ -18,7 +18,9 @@ from api.who import Community, Database, ReferralSide, Sentinel, Staff, Zone, ma
 from care import consents, contracts, files, tasks
 from care.consents import PURPOSES
 from care.referral import STEPS, TARGETS, Stage, next_stage
-from ingest import readings
+from ingest import lives, quarantine, readings
+from rules import in_force, pack
+from rules import shadow as shadows
 from vitals.errors import BadInput, Refused
 from vitals.floor.database import Connection
 
@@ -136,6 +138,23 @@ async def report(request: Request, account: Sentinel, connection: Database, zone
     except (Refused, BadInput, ValueError) as error:
         return await _work(request, connection, account, sorry(error))
     return RedirectResponse("/console/work", 303)
+
+
+@router.get("/console/stations")
+async def stations(request: Request, _account: Community, connection: Database) -> Response:
+    """Stations and what stands in them: connected, last heard, what of theirs could not be read."""
+    waiting: dict[str, list[dict[str, Any]]] = {}
+    for row in await quarantine.by_gateway(connection):
+        waiting.setdefault(row["gateway"], []).append(row)
+    return page(request, "stations.html", rows=await lives.board(connection), waiting=waiting)
+
+
+@router.get("/console/packs")
+async def packs(request: Request, _account: Community, connection: Database) -> Response:
+    """Which packs judge now, and what those in shadow would have raised in thirty days."""
+    known = in_force.together([pack.load_named(name) for name in pack.shipped()], await in_force.added(connection))
+    shadow = await shadows.told(connection, datetime.now(UTC), 30)
+    return page(request, "packs.html", known=known, history=await in_force.listed(connection), shadow=shadow)
 
 
 @router.get("/console/residents")

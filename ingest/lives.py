@@ -10,7 +10,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from psycopg.rows import tuple_row
@@ -227,3 +227,15 @@ async def unheard(connection: Connection, subjects: Sequence[str]) -> set[str]:
         (list(subjects),),
     )
     return {row["subject"] for row in await cursor.fetchall()}
+
+
+async def board(connection: Connection) -> list[dict[str, Any]]:
+    """Every gateway that is enrolled: its site, whether it is connected and since when, when it was last heard, its stations' devices."""
+    cursor = await connection.execute(
+        "select g.gateway, g.site, s.name as site_name, t.online, t.since, (select max(p.updated_at) from position p"
+        "  where p.source = 'mqtt:' || g.gateway) as heard_at, (select jsonb_agg(jsonb_build_object('device', d.device, 'kind', d.kind,"
+        "  'model', d.model, 'bond', d.bond) order by d.device) from device d where d.station = g.gateway) as devices"
+        " from gateway g join site s using (site) left join gateway_status t using (gateway) where g.revoked_at is null"
+        " order by s.name, g.gateway"
+    )
+    return await cursor.fetchall()

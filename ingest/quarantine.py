@@ -104,3 +104,8 @@ async def replayed(connection: Connection, number: int, outcome: str) -> None:
     row = await cursor.fetchone()
     if row is not None and outcome == "stored":
         await connection.execute("update quarantine_volume set bytes = bytes - %s", (row["bytes"],))
+
+
+async def by_gateway(connection: Connection) -> list[dict[str, Any]]:
+    """(gateway, reason, how many, the last) of what waits, and no byte of it."""
+    return await (await connection.execute("select * from quarantine_waiting order by gateway, n desc")).fetchall()

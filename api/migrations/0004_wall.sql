@@ -118,10 +118,12 @@ create function wall.heads(since timestamptz) returns table (chain text, n bigin
 -- readings, by the same question (a view reads with its owner's rights)
 create view wall.measurement with (security_barrier) as select * from public.measurement m where wall.sees(m.subject);
 create view wall.measurement_kept with (security_barrier) as select * from public.measurement_kept m where wall.sees(m.subject);
+-- what packs in shadow would have raised, but not for whom
+create view wall.shadow_item as select at, rule, pack, pack_digest, state, severity, why from public.shadow_item;
 grant select on all tables in schema wall to yizhan_api;
 
 -- what names no person
-grant select on team, staff, duty, region, centre, hospital, membership, shift, leave, calendar_day, site, gateway, gateway_status, device,
+grant select on team, staff, duty, region, centre, hospital, membership, shift, leave, calendar_day, site, gateway, gateway_status, position, quarantine_waiting, device,
     rule_pack, registry_version, pairing, enrolment, account, session, audit_anchor to yizhan_api;
 grant insert, update on site, gateway, device, pairing,
     enrolment, account, session, registry_version to yizhan_api;

@@ -19,6 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.conftest import missing
+from vitals.floor import database
 from yizhan import town
 from yizhan.composition import Composition
 
@@ -166,13 +167,14 @@ async def test_a_dangerous_reading_appears_by_itself_and_is_handled_in_the_conso
         assert requested_hosts(browser) <= {"127.0.0.1"}
 
 
-HEADINGS = {"队列": "待办队列", "转诊": "双向转诊", "任务": "任务清单", "居民": "签约居民"}
+HEADINGS = {"队列": "待办队列", "转诊": "双向转诊", "任务": "任务清单", "居民": "签约居民", "指标": "指标", "设备": "驿站与设备",
+            "规则": "规则包"}  # fmt: skip
 
 
 async def test_every_role_finds_its_pages_and_another_language(tmp_path: Path, browser: webdriver.Chrome) -> None:
     async with Composition(tmp_path / "data", gateway_process=False) as composition:
         for person, pages in (
-            (town.DOCTOR, {"队列", "转诊", "任务", "居民", "指标"}), ("nurse-zhao", {"队列", "转诊", "任务", "居民", "指标"}), ("duty-sun", {"队列", "转诊", "任务", "居民", "指标"}),
+            (town.DOCTOR, set(HEADINGS)), ("nurse-zhao", set(HEADINGS)), ("duty-sun", set(HEADINGS)),
             ("hosp-wu", {"转诊", "任务"}), ("sentinel-he", {"任务"}),
         ):  # fmt: skip
             await log_in(browser, composition, person)
@@ -192,6 +194,46 @@ async def test_every_role_finds_its_pages_and_another_language(tmp_path: Path, b
         await follow(browser, "a sentinel's report")
         await press(browser, "finish")
         await gone(browser, "三天未下楼")
+
+
+async def test_a_districts_pages_are_small_and_open_down_to_the_readings(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    async with Composition(tmp_path / "data", gateway_process=False, residents=240) as composition:
+        await log_in(browser, composition, town.DOCTOR)
+        for words, heading in HEADINGS.items():
+            await follow(browser, words)
+            await shown(browser, heading)
+            size = "return performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
+            sent = browser.execute_script(size + ".reduce((sum, one) => sum + one.transferSize, 0)")
+            assert 0 < sent < 300_000, f"{words}: {sent} bytes"
+        await follow(browser, "指标")
+        await shown(browser, "高血压控制率")
+        if target := os.environ.get("YIZHAN_SCREENSHOT_DIR"):
+            browser.save_screenshot(str(Path(target) / "indicators.png"))
+        await click(browser, browser.find_elements(By.CSS_SELECTOR, "td a")[1])
+        await shown(browser, "计入分子")
+        assert browser.find_elements(By.CSS_SELECTOR, "tbody a")
+        await log_out(browser)
+        await log_in(browser, composition, "duty-sun")
+        for referral in await sent_referrals(composition):
+            await asyncio.to_thread(browser.get, f"{composition.url}/console/referrals/{referral}/evidence")
+            await shown(browser, "确认读数")
+            assert browser.find_elements(By.CSS_SELECTOR, "td code")
+            if target:
+                browser.save_screenshot(str(Path(target) / "evidence.png"))
+        assert requested_hosts(browser) == {"127.0.0.1"}
+
+
+async def sent_referrals(composition: Composition) -> list[int]:
+    """Referrals of the town's centre that a hospital has."""
+    async with await database.connect(composition.database_url) as connection:
+        cursor = await connection.execute(
+            "select referral from referral join care_case using (care_case) join team using (team)"
+            " where referral.state in ('accepted', 'booked', 'seen') and team.centre = %s limit 1",
+            (town.CENTRE,),
+        )
+        found = [row["referral"] for row in await cursor.fetchall()]
+    assert found
+    return found
 
 
 async def log_in(browser: webdriver.Chrome, composition: Composition, person: str) -> None:

@@ -123,6 +123,8 @@ VERDICTS: dict[str, set[str]] = {
     "POST /console/reports": {G},
     "GET /console/indicators": TEAM,
     "GET /console/indicators/{number}": TEAM,
+    "GET /console/stations": TEAM,
+    "GET /console/packs": TEAM,
     "GET /console/residents": TEAM,
     "GET /console/residents/{resident}": {*TEAM, H},
 }
@@ -554,3 +556,15 @@ async def test_a_pack_is_refused_with_its_lines_or_put_in_force_and_listed(http:
     await http.clinic.idle()
     told = (await http.ask(D, "GET", "/v1/packs")).json()
     assert {one["digest"] for one in told["in_force"]} == {pack.load_named(name).digest for name in pack.shipped()}
+
+
+async def test_the_board_of_stations_tells_who_was_heard_and_what_could_not_be_read(http: Http) -> None:
+    await http.clinic.send(message(measurement(133, 84)), b"not json")
+    page = (await http.ask(N, "GET", "/console/stations")).text
+    assert "清河智慧健康驿站" in page
+    assert "cuff-kiosk-1" in page
+    assert "not_json" in page
+    assert page.count("—</td>") == 0, "it was heard, and what it sent could not be read"
+    packs = (await http.ask(N, "GET", "/console/packs")).text
+    assert "cn.nbphs3.htn" in packs
+    assert "htn.danger" in packs

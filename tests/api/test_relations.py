@@ -129,7 +129,7 @@ BY_ROLE = {
     "POST /v1/gateways/{gateway}/revoke", "POST /v1/gateways/{gateway}/pairings", "POST /v1/gateways/{gateway}/discoveries",
     "DELETE /v1/gateways/{gateway}/pairings/{device}", "GET /v1/gateways/{gateway}/pairings/{command}", "POST /v1/devices",
     "GET /v1/devices", "POST /v1/devices/claim", "POST /v1/devices/{device}/wearers", "POST /v1/accounts",
-    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "GET /fhir/metadata", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
+    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "GET /console/stations", "GET /console/packs", "GET /fhir/metadata", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
     "DELETE /v1/packs/{pack_name}", "GET /v1/hospitals", "GET /v1/break-glass", "POST /v1/break-glass/{number}/review", "GET /v1/health",
     "GET /metrics", "GET /", "GET /console/login", "POST /console/login", "POST /console/logout", "POST /console/language",
     "GET /console/second-factor", "POST /console/second-factor",
