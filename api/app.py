@@ -16,7 +16,23 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api import console, devices, fhir, indicators, oversight, packs, pages, pairings, people, queue, referrals, stations, wall, worklists
+from api import (
+    console,
+    devices,
+    fhir,
+    indicators,
+    oversight,
+    packs,
+    pages,
+    pairings,
+    people,
+    places,
+    queue,
+    referrals,
+    stations,
+    wall,
+    worklists,
+)
 from api.audit import Book, anchoring
 from api.events import Hub
 from api.guard import Guard
@@ -40,6 +56,8 @@ PROBLEM: dict[str, Any] = {
         }
     },
 }  # fmt: skip
+
+ROOMS = (stations, devices, pairings, people, places, packs, queue, fhir, referrals, worklists, indicators, oversight, console, pages)
 
 
 class Health(BaseModel):
@@ -71,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     install(app)
     app.add_middleware(Guard, body_limit=settings.api_body_limit, rate=settings.api_rate, tries=settings.api_tries)
-    for room in (stations, devices, pairings, people, packs, queue, fhir, referrals, worklists, indicators, oversight, console, pages):
+    for room in ROOMS:
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=Path(str(files("api").joinpath("static")))), "static")
 

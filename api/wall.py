@@ -31,6 +31,12 @@ async def enter_team(connection: Connection, team: str) -> None:
     await connection.execute("select wall.enter_team(%s)", (team,))
 
 
+async def found(connection: Connection, kind: str, lookup: bytes) -> list[str]:
+    """Who has a number, by its keyed digest: opaque ids and nothing more."""
+    cursor = await connection.execute("select resident from wall.found(%s, %s)", (kind, lookup))
+    return [row["resident"] for row in await cursor.fetchall()]
+
+
 async def exists(connection: Connection, resident: str) -> bool:
     """Whether there is such a person: all that a kiosk, or whoever breaks the glass, may ask."""
     row = await (await connection.execute("select wall.exists(%s) as yes", (resident,))).fetchone()

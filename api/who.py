@@ -54,6 +54,8 @@ Database = Annotated[Connection, Depends(connection, scope="function")]
 Admin = Annotated[Account, Depends(role("admin"))]
 Community = Annotated[Account, Depends(role(*TEAM_ROLES))]  # who works a team's queue
 CommunityOrAdmin = Annotated[Account, Depends(role(*TEAM_ROLES, "admin"))]
+AdminOrSupervisor = Annotated[Account, Depends(role("admin", "supervisor"))]
+Finder = Annotated[Account, Depends(role("station", *TEAM_ROLES, "admin"))]
 Staff = Annotated[Account, Depends(role(*TEAM_ROLES, "hospital", "sentinel"))]
 Doctor = Annotated[Account, Depends(role(*DECIDES))]  # decides: refers, ends, dismisses
 Sentinel = Annotated[Account, Depends(role("sentinel"))]

@@ -110,6 +110,12 @@ end $$;
 create function wall.exists(who text) returns boolean language sql stable security definer set search_path = public, pg_temp as
     $$ select exists (select from resident where resident = who) and wall.own('role') is not null $$;
 
+-- who has a number, by its keyed digest: for a station that reads a card, and for those who then may see the person
+create function wall.found(what text, key bytea) returns table (resident text)
+    language sql stable security definer set search_path = public, pg_temp as
+    $$ select i.resident from resident_identity i where i.kind = what and i.lookup = key
+       and wall.own('role') in ('station', 'admin', 'doctor', 'nurse', 'supervisor') order by 1 $$;
+
 -- lengths and heads of the audit chains, for the anchor
 create function wall.heads(since timestamptz) returns table (chain text, n bigint, digest bytea)
     language sql stable security definer set search_path = public, pg_temp as
@@ -125,7 +131,7 @@ grant select on all tables in schema wall to yizhan_api;
 -- what names no person
 grant select on team, staff, duty, region, centre, hospital, membership, shift, leave, calendar_day, site, gateway, gateway_status, position, quarantine_waiting, device,
     rule_pack, registry_version, pairing, enrolment, account, session, audit_anchor to yizhan_api;
-grant insert, update on site, gateway, device, pairing,
+grant insert, update on staff, region, centre, hospital, team, membership, shift, leave, calendar_day, site, gateway, device, pairing,
     enrolment, account, session, registry_version to yizhan_api;
 grant insert on audit_anchor to yizhan_api;
 grant delete on enrolment to yizhan_api;
@@ -146,7 +152,7 @@ begin
     foreach one in array array['resident', 'contract', 'guardian', 'resident_identity', 'resident_log', 'contact', 'care_case', 'case_alert',
             'case_log', 'alert', 'alert_log', 'referral', 'referral_log', 'task', 'task_log', 'rung', 'notice', 'break_glass', 'intake',
             'subject_fact', 'parameter', 'binding', 'checkin', 'outbox', 'audit', 'account', 'session', 'enrolment', 'pairing', 'site',
-            'gateway', 'device'] loop
+            'gateway', 'device', 'staff', 'region', 'centre', 'hospital', 'team', 'membership', 'shift', 'leave', 'calendar_day'] loop
         execute format('alter table %I enable row level security', one);
     end loop;
 end $$;
@@ -280,3 +286,18 @@ create policy makes on gateway for insert to yizhan_api with check (wall.own('ro
 create policy changes on gateway for update to yizhan_api using (wall.own('role') is null or wall.own('role') = 'admin');
 create policy sees on device for select to yizhan_api using (true);
 create policy makes on device for insert to yizhan_api with check (wall.own('role') = 'admin');
+
+-- places, people who work there, their hours: known to all who come in, kept by the administrator; rosters also by the supervisor
+do $$
+declare
+    one text;
+begin
+    foreach one in array array['staff', 'region', 'centre', 'hospital', 'team', 'membership', 'shift', 'leave', 'calendar_day'] loop
+        execute format('create policy sees on %I for select to yizhan_api using (true)', one);
+        execute format('create policy makes on %I for insert to yizhan_api with check (wall.own(''role'') = ''admin''%s)', one, case one
+            when 'shift' then ' or wall.own(''role'') = ''supervisor'''
+            when 'leave' then ' or wall.own(''role'') = ''supervisor'' or staff = wall.own(''person'')'
+            else '' end);
+        execute format('create policy keeps on %I for update to yizhan_api using (wall.own(''role'') = ''admin'')', one);
+    end loop;
+end $$;

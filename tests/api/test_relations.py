@@ -15,7 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from api import accounts, fhir, looked, oversight, packs, pages, people
+from api import accounts, fhir, looked, oversight, packs, pages, people, places
 from api.app import create_app
 from care import consents, indicators, residents, staff
 from care.indicator import quarter_of
@@ -63,6 +63,12 @@ TABLE: dict[str, Cell] = {
     "POST /v1/residents/{resident}/break-glass": Cell(
         {*DECIDE, "glass", "other_doctor", "other_supervisor"}, {"why": "found unconscious"}
     ),
+    "POST /v1/residents/{resident}/contracts": Cell({*TEAM, "glass", "admin"}, {"doctor": town.DOCTOR}),
+    "POST /v1/residents/{resident}/contracts/{contract}/end": Cell({*TEAM, "glass", "admin"}, {"why": "moved"}),
+    "POST /v1/residents/{resident}/guardians": Cell({*TEAM, "glass", "admin"}, {"guardian": "{neighbour}", "relation": "son"}),
+    "PUT /v1/residents/{resident}/place": Cell({*TEAM, "glass", "admin"}, {"region": town.GRID, "tier": "yellow"}),
+    "PUT /v1/residents/{resident}/identities": Cell({*TEAM, "glass", "admin"}, {"numbers": {"phone": "13900000009"}}),
+    "POST /v1/residents/find": Cell({*TEAM, "glass", "admin", "station", "other_station"}, {"kind": "id_card", "number": "{card}"}),
     "POST /v1/measurements/{measurement}/attribution": Cell({*TEAM, "glass", "admin"}, {"resident": None, "why": "the spouse's"}),
     "GET /v1/unclaimed": reads({*TEAM, "admin"}, {*TEAM, "admin"}),
     "POST /v1/unclaimed/{unclaimed}/claim": Cell({*TEAM, "admin"}, {"resident": "{resident}"}),
@@ -129,12 +135,16 @@ BY_ROLE = {
     "POST /v1/gateways/{gateway}/revoke", "POST /v1/gateways/{gateway}/pairings", "POST /v1/gateways/{gateway}/discoveries",
     "DELETE /v1/gateways/{gateway}/pairings/{device}", "GET /v1/gateways/{gateway}/pairings/{command}", "POST /v1/devices",
     "GET /v1/devices", "POST /v1/devices/claim", "POST /v1/devices/{device}/wearers", "POST /v1/accounts",
-    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "GET /console/stations", "GET /console/packs", "GET /fhir/metadata", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
+    "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "PUT /v1/regions/{region}", "PUT /v1/centres/{centre}", "PUT /v1/hospitals/{hospital}", "PUT /v1/teams/{team}",
+    "PUT /v1/staff/{person}", "POST /v1/staff/{person}/leave", "PUT /v1/staff/{person}/contacts", "POST /v1/centres/{centre}/shifts",
+    "PUT /v1/calendar/{day}", "GET /console/stations", "GET /console/packs", "GET /fhir/metadata", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
     "DELETE /v1/packs/{pack_name}", "GET /v1/hospitals", "GET /v1/break-glass", "POST /v1/break-glass/{number}/review", "GET /v1/health",
     "GET /metrics", "GET /", "GET /console/login", "POST /console/login", "POST /console/logout", "POST /console/language",
     "GET /console/second-factor", "POST /console/second-factor",
 }  # fmt: skip
 PERSONS = (
+    "resident_identity",
+    "resident_log",
     "consent",
     "care_case",
     "case_log",
@@ -226,7 +236,8 @@ async def street(clinic: Clinic, app: FastAPI) -> AsyncIterator[Street]:
         await indicators.publish(connection, indicators.quarter(quarter_of((now + timedelta(hours=8)).date()), "Asia/Shanghai"), now)
         await connection.commit()
     names = {row["key"]: str(row["task"]) for row in numbers} | {
-        "resident": resident, "case": str(case), "checkin": "c-1", "device": town.PEOPLE[0][3],
+        "resident": resident, "neighbour": neighbour, "card": town.identity_number(town.PEOPLE[0][2], town.PEOPLE[0][1], 1),
+        "contract": str(await clinic.value("select contract from contract where resident = %s", resident)), "case": str(case), "checkin": "c-1", "device": town.PEOPLE[0][3],
         "referral": str(await clinic.value("select referral from referral")),
         "indicator": str(await clinic.value("select indicator from indicator where code = 'htn_controlled' and level = 'team'")),
         "measurement": str(await clinic.value("select min(measurement) from measurement where subject = %s", resident)),
@@ -242,6 +253,7 @@ update care_case set state = 'claimed', claimed_by = 'dr-zhang', team = 'team-qi
 update referral set state = 'rejected' where referral <> {referral};
 update referral set state = 'accepted' where referral = {referral};
 update task set state = 'open', ended_at = null where key in ('task', 'answer', 'check');
+delete from guardian where guardian = '{neighbour}';
 delete from break_glass where why <> 'test';
 delete from rung where task in (select task from task where kind = 'report');
 delete from task_log where task in (select task from task where kind = 'report');
@@ -342,7 +354,7 @@ async def test_the_database_alone(clinic: Clinic, monkeypatch: pytest.MonkeyPatc
         looked.at(resident)
         return found
 
-    for room in (people, pages, oversight, packs, fhir):
+    for room in (people, pages, places, oversight, packs, fhir):
         monkeypatch.setattr(room, "may_see", anybody)
     true_account = accounts.by_token
 
