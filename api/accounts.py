@@ -79,6 +79,35 @@ async def create_login(connection: Connection, role: str, refers_to: str | None,
     return account
 
 
+async def create_external(connection: Connection, role: str, refers_to: str | None, login: str) -> str:
+    """A new account for a name that an identity provider gives; returns it. Raises Refused `login_taken`."""
+    account = f"{role}-{secrets.token_hex(4)}"
+    cursor = await connection.execute(
+        "insert into account (account, role, refers_to, login, external) values (%s, %s, %s, %s, true) on conflict (login) do nothing"
+        " returning account",
+        (account, role, refers_to, login),
+    )
+    if await cursor.fetchone() is None:
+        raise Refused("login_taken")
+    return account
+
+
+async def known_outside(connection: Connection, name: str) -> Account | None:
+    """The live account of a name that the identity provider gave."""
+    cursor = await connection.execute(
+        "select account, role, refers_to from account where login = %s and external and revoked_at is null", (name,)
+    )
+    row = await cursor.fetchone()
+    return await _reaching(connection, Account(**row)) if row is not None else None
+
+
+async def open_session(connection: Connection, account: str, now: datetime) -> str:
+    """A session's token."""
+    token = f"{SESSION}{secrets.token_urlsafe(32)}"
+    await connection.execute("insert into session values (%s, %s, %s, %s)", (_digest(token), account, now, now))
+    return token
+
+
 async def log_in(connection: Connection, seal: Seal | None, login: str, password: str, code: str, now: datetime) -> str | None:
     """Name, password and, where one is set up, the code of the second factor → a session's token, or None. Commit either way.
 
@@ -88,7 +117,7 @@ async def log_in(connection: Connection, seal: Seal | None, login: str, password
     cursor = await connection.execute("select * from account where login = %s and revoked_at is null for update", (login,))
     row = await cursor.fetchone()
     # argon2 takes its time, and other requests go on meanwhile
-    right = await asyncio.to_thread(_verify, row["password"] if row is not None else _NOBODYS, password)
+    right = await asyncio.to_thread(_verify, (row or {}).get("password") or _NOBODYS, password)
     if row is None or (row["locked_until"] is not None and row["locked_until"] > now):
         return None
     step = None
@@ -106,9 +135,7 @@ async def log_in(connection: Connection, seal: Seal | None, login: str, password
         "update account set failures = 0, locked_until = null, totp_step = greatest(totp_step, %s) where account = %s",
         (step or 0, row["account"]),
     )
-    token = f"{SESSION}{secrets.token_urlsafe(32)}"
-    await connection.execute("insert into session values (%s, %s, %s, %s)", (_digest(token), row["account"], now, now))
-    return token
+    return await open_session(connection, row["account"], now)
 
 
 def _verify(hashed: str, password: str) -> bool:
@@ -161,7 +188,11 @@ async def by_token(connection: Connection, token: str, *, used: bool = True) -> 
         await connection.execute(
             "update session set seen_at = now() where digest = %s and seen_at < now() - interval '1 minute'", (digest,)
         )
-    found = Account(**row)
+    return await _reaching(connection, Account(**row))
+
+
+async def _reaching(connection: Connection, found: Account) -> Account:
+    """With the teams and places that are theirs at this moment."""
     if found.refers_to is None or found.role in ("station", "resident"):
         return found
     reach = await staff.reach(connection, found.refers_to)

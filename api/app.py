@@ -36,6 +36,7 @@ from api import (
 from api.audit import Book, anchoring
 from api.events import Hub
 from api.guard import Guard
+from api.oidc import Issuer
 from api.problem import install, problem
 from care.identity import Seal
 from vitals.floor import database
@@ -74,6 +75,10 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.pool, app.state.audit_pool = pool, audit_pool
             app.state.zone = settings.zone
             app.state.seal = Seal(settings.sealing())
+            secret = settings.oidc_secret.get_secret_value() if settings.oidc_secret is not None else None
+            outside = settings.oidc_issuer
+            app.state.issuer = Issuer(outside, settings.oidc_client, secret, settings.oidc_claim) if outside is not None else None
+            app.state.address = settings.api_address
             app.state.book = Book(settings.sealing())
             app.state.hub = Hub(app, conninfo, pool)
             running = [asyncio.create_task(app.state.hub.run()), asyncio.create_task(anchoring(pool, app.state.book.key))]

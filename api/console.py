@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from markupsafe import Markup
 from api import accounts
 from api.accounts import Account
 from api.guard import COOKIE
+from api.oidc import Begun, Issuer
 from api.queue import Refer, act, draw, end, listed, refer_case, seen_case, view
 from api.render import LANGUAGE, form, needed, page, sorry
 from api.who import Anyone, Community, Database, Zone
@@ -23,6 +26,7 @@ from vitals.floor.database import Connection
 
 router = APIRouter(include_in_schema=False)
 
+BEGUN = "yizhan_login"
 HOME = {"hospital": "/console/referrals", "sentinel": "/console/work"}
 MAY_LOG_IN = (*accounts.TEAM_ROLES, *HOME)
 SHOWN = 100  # lines of the queue on one page
@@ -59,6 +63,49 @@ async def log_in(request: Request, connection: Database) -> Response:
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure, max_age=12 * 3600)
     return response
+
+
+@router.get("/console/oidc")
+async def to_issuer(request: Request) -> Response:
+    """To the identity provider; what must come back is sealed in a cookie of ten minutes."""
+    issuer: Issuer | None = request.app.state.issuer
+    if issuer is None:
+        raise Refused("unknown_path")
+    begun = await issuer.begin(_back(request))
+    sealed = request.app.state.seal.seal("oidc", "state", json.dumps(begun._asdict())).hex()
+    response = RedirectResponse(begun.address, 303)
+    response.set_cookie(
+        BEGUN, sealed, httponly=True, samesite="lax", secure=request.url.scheme == "https", max_age=600, path="/console/oidc"
+    )
+    return response
+
+
+@router.get("/console/oidc/back")
+async def from_issuer(request: Request, connection: Database) -> Response:
+    """Back from the identity provider: a session for the account that was made for this name."""
+    issuer: Issuer | None = request.app.state.issuer
+    if issuer is None:
+        raise Refused("unknown_path")
+    account = None
+    try:
+        begun = Begun(**json.loads(request.app.state.seal.open("oidc", "state", bytes.fromhex(request.cookies.get(BEGUN, "")))))
+        if hmac.compare_digest(begun.state, request.query_params.get("state", "")):
+            name = await issuer.finish(request.query_params.get("code", ""), _back(request), begun)
+            account = await accounts.known_outside(connection, name)
+    except (Refused, BadInput, ValueError, TypeError):
+        account = None
+    if account is None or account.role not in MAY_LOG_IN:
+        return page(request, "login.html", 403, wrong=True)
+    token = await accounts.open_session(connection, account.account, datetime.now(UTC))
+    response = page(request, "welcome.html", next=home(account))  # a page, not a redirect: the cookie is for our own site only
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", max_age=12 * 3600)
+    response.delete_cookie(BEGUN, path="/console/oidc")
+    return response
+
+
+def _back(request: Request) -> str:
+    address: str = request.app.state.address or str(request.base_url)
+    return f"{address.rstrip('/')}/console/oidc/back"
 
 
 @router.post("/console/logout")

@@ -81,6 +81,7 @@ class NewAccount(Strict):
     refers_to: Id | None = Field(None, description="staff, gateway or resident; none for an administrator")
     login: Id | None = Field(None, description="a name to log in with; without one the account has a token")
     password: Annotated[str, Field(max_length=200)] | None = None
+    external: bool = Field(False, description="the name is one that the identity provider gives; no password here")
 
 
 class NewToken(BaseModel):
@@ -179,10 +180,13 @@ async def create_account(body: NewAccount, account: Security, connection: Databa
     """A new account; its token is shown once. The system's administrator makes stations' only."""
     if account.role == "admin" and body.role != "station":
         raise Refused("forbidden")
-    if (body.role in ("admin", "security", "audit")) != (body.refers_to is None) or (body.login is None) != (body.password is None):
+    known = body.password is not None or body.external  # by a password of ours, or by the identity provider
+    if (body.role in ("admin", "security", "audit")) != (body.refers_to is None) or (body.login is not None) != known:
         raise Refused("bad_reference")
-    if body.login is not None and body.password is not None:
+    if body.login is not None and body.password is not None and not body.external:
         return NewToken(account=await accounts.create_login(connection, body.role, body.refers_to, body.login, body.password), token=None)
+    if body.login is not None:
+        return NewToken(account=await accounts.create_external(connection, body.role, body.refers_to, body.login), token=None)
     made, token = await accounts.create(connection, body.role, body.refers_to)
     return NewToken(account=made, token=token)
 

@@ -22,14 +22,18 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import accounts
+from api.oidc import Issuer
 from api.problem import problem
-from vitals.errors import BadInput
+from vitals.errors import BadInput, Refused, Unavailable
 from vitals.floor import metrics
+from vitals.floor.database import Connection
 
 log = logging.getLogger("api.guard")
 
 COOKIE = "yizhan_session"
-PUBLIC = frozenset({"/v1/health", "/metrics", "/openapi.json", "/console/login", "/v1/enrolments/redeem"})
+PUBLIC = frozenset({
+    "/v1/health", "/metrics", "/openapi.json", "/console/login", "/console/oidc", "/console/oidc/back", "/v1/enrolments/redeem",
+})  # fmt: skip
 _PUBLIC_FOLDERS = ("/static/",)
 SECURITY_HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"),
@@ -68,7 +72,7 @@ class Guard:
         except BadInput as error:
             status = {"body_too_large": 413, "unsupported_media_type": 415, "foreign_origin": 403}.get(error.reason, 400)
             refusal = problem(status, error.reason)
-        except (psycopg.OperationalError, psycopg_pool.PoolTimeout):
+        except (psycopg.OperationalError, psycopg_pool.PoolTimeout, Unavailable):
             refusal = problem(503, "unavailable", headers={"Retry-After": "2"})
         await (refusal or self._app)(scope, replay, guarded_send)
 
@@ -79,7 +83,7 @@ class Guard:
         state = scope.setdefault("state", {})
         if token is not None:
             async with scope["app"].state.pool.connection() as connection:
-                state["account"], state["token"] = await accounts.by_token(connection, token), token
+                state["account"], state["token"] = await self._account(scope, connection, token), token
         if state.get("account") is not None or path in PUBLIC or path.startswith(_PUBLIC_FOLDERS):
             return None
         if path.startswith("/console") or path == "/":
@@ -87,6 +91,17 @@ class Guard:
 
             return RedirectResponse("/console/login", 303)
         return problem(401, "unauthenticated", headers={"WWW-Authenticate": "Bearer"})
+
+    @staticmethod
+    async def _account(scope: Scope, connection: Connection, token: str) -> accounts.Account | None:
+        """Ours, by a token or a session; or the issuer's, by a signed token of three parts."""
+        issuer: Issuer | None = scope["app"].state.issuer
+        if issuer is None or token.count(".") != 2:
+            return await accounts.by_token(connection, token)
+        try:
+            return await accounts.known_outside(connection, await issuer.name(token))
+        except Refused:
+            return None
 
     async def _hurried(self, scope: Scope) -> ASGIApp | None:
         """A refusal for who asks too often. Each process counts for itself."""

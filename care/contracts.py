@@ -66,7 +66,8 @@ async def end(connection: Connection, contract: int, on: date, why: str, by: str
     row = await cursor.fetchone()
     if row is None:
         raise Refused("unknown_contract")
-    if (row["during"].upper is not None and row["during"].upper <= on) or row["during"].lower >= on:
+    during = row["during"]  # empty: it never held
+    if during.isempty or (during.upper is not None and during.upper <= on) or (during.lower is not None and during.lower >= on):
         raise Refused("already_ended")
     await connection.execute(
         "update contract set during = daterange(lower(during), %s), ended_why = %s where contract = %s", (on, why, contract)

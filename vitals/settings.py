@@ -65,6 +65,11 @@ class Settings(BaseModel):
     api_port: int = Field(8080, ge=1, le=65535)
     api_certificate: Path | None = None
     api_key: Path | None = None
+    oidc_issuer: str | None = Field(None, description="https://… of an OpenID Connect issuer; its presence opens its logins")
+    oidc_client: str = "yizhan"
+    oidc_secret: SecretStr | None = Field(None, description="of a confidential client")
+    oidc_claim: str = Field("preferred_username", description="which of the issuer's words is the name of an account here")
+    api_address: str | None = Field(None, description="https://… as browsers know us; where the issuer sends them back to")
     api_rate: int = Field(50, ge=1, description="requests a second of one account, for each API process")
     api_tries: int = Field(30, ge=1, description="a minute: logins and codes tried from one address")
     api_body_limit: int = Field(64 * 1024, ge=1024, le=16 * 1024 * 1024)

@@ -44,6 +44,8 @@ def static(settings: Settings) -> list[str]:
         problems.append(
             "YIZHAN_API_HOST: the API would listen outside loopback without TLS (set YIZHAN_API_CERTIFICATE and YIZHAN_API_KEY)"
         )
+    if settings.oidc_issuer is not None and not settings.oidc_issuer.startswith("https://"):
+        problems.append("YIZHAN_OIDC_ISSUER: not https; anybody on the way could say who somebody is")
     if settings.api_host not in LOOPBACK and settings.api_database_url is None and settings.database_url is not None:
         problems.append("YIZHAN_API_DATABASE_URL: the API would use the owner's role, for which the database has no wall (docs/deploy.md)")
     outside = [one for one in (settings.kafka_servers or "").split(",") if one and one.rpartition(":")[0] not in LOOPBACK]

@@ -122,6 +122,8 @@ VERDICTS: dict[str, set[str]] = {
     "GET /": SOMEBODY,
     "GET /console/login": EVERYBODY,
     "POST /console/login": EVERYBODY,
+    "GET /console/oidc": EVERYBODY,
+    "GET /console/oidc/back": EVERYBODY,
     "POST /console/logout": SOMEBODY,
     "POST /console/language": SOMEBODY,
     "GET /console/second-factor": SOMEBODY,

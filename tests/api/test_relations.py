@@ -139,7 +139,7 @@ BY_ROLE = {
     "PUT /v1/staff/{person}", "POST /v1/staff/{person}/leave", "PUT /v1/staff/{person}/contacts", "POST /v1/centres/{centre}/shifts",
     "PUT /v1/calendar/{day}", "GET /console/stations", "GET /console/packs", "GET /fhir/metadata", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
     "DELETE /v1/packs/{pack_name}", "GET /v1/hospitals", "GET /v1/break-glass", "POST /v1/break-glass/{number}/review", "GET /v1/health",
-    "GET /metrics", "GET /", "GET /console/login", "POST /console/login", "POST /console/logout", "POST /console/language",
+    "GET /metrics", "GET /", "GET /console/login", "POST /console/login", "GET /console/oidc", "GET /console/oidc/back", "POST /console/logout", "POST /console/language",
     "GET /console/second-factor", "POST /console/second-factor",
 }  # fmt: skip
 PERSONS = (
