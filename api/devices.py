@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -65,6 +65,10 @@ class Wearer(Strict):
     since: AwareDatetime
     until: AwareDatetime | None = Field(None, description="until when; open if absent")
     why: Annotated[str, Field(min_length=1, max_length=500, examples=["two bands were mixed up at the handover"])]
+
+
+class Calibrated(Strict):
+    on: date = Field(description="the day on its certificate")
 
 
 class DeviceView(BaseModel):
@@ -173,6 +177,14 @@ async def rebind(device: str, body: Wearer, account: Admin, connection: Database
         "until": body.until.isoformat() if body.until is not None else None,
     }  # fmt: skip
     return Accepted(id=await intake.submit(connection, "rebind", row, account.account, body.resident))
+
+
+@router.put("/devices/{device}/calibration", status_code=204)
+async def calibrated(device: str, body: Calibrated, _account: Admin, connection: Database) -> None:
+    """When a device was last calibrated; it stands on the board and on the evidence that goes to a hospital."""
+    if body.on > datetime.now(UTC).date():
+        raise BadInput("bad_range", "not in the future")
+    await devices.calibrated(connection, device, body.on)
 
 
 @router.post("/accounts", status_code=201)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from care import residents
 from vitals.floor.database import Connection
 
 PURPOSES = {  # what stops when it is taken back; what is needed to look after somebody at all is not asked for here
@@ -16,12 +15,11 @@ PURPOSES = {  # what stops when it is taken back; what is needed to look after s
 
 
 async def record(connection: Connection, resident: str, purpose: str, given: bool, now: datetime, by: str, channel: str) -> None:
-    """Somebody's word on a purpose, from now on."""
+    """Somebody's word on a purpose, from now on; the record notes it by itself."""
     await connection.execute(
         "insert into consent (resident, purpose, given, at, by, channel) values (%s, %s, %s, %s, %s, %s)",
         (resident, purpose, given, now, by, channel),
     )
-    await residents.note(connection, resident, by, f"consent {purpose} {'given' if given else 'withdrawn'}")
 
 
 async def of_resident(connection: Connection, resident: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 
 from care import cases, consents, fhir, files, residents
-from ingest import readings
+from ingest import devices, readings
 from rules import alerts
 from vitals.errors import Refused
 from vitals.floor.database import Connection
@@ -26,9 +26,12 @@ async def gathered(connection: Connection, referral: Mapping[str, Any], now: dat
     found = await alerts.by_number(connection, await cases.alerts_of(connection, referral["care_case"]))
     cited = sorted({entry["measurement"] for alert in found for entry in alert["log"] if entry["measurement"] is not None})
     file = await files.of_resident(connection, who)
+    confirming = await readings.by_number(connection, cited)
+    named = [row["device"] for row in (*confirming, *file["devices"])]
     said = await consents.of_resident(connection, who)
     return {
-        "person": await residents.get(connection, who), "alerts": found, "confirming": await readings.by_number(connection, cited),
+        "person": await residents.get(connection, who), "alerts": found, "confirming": confirming,
+        "devices": await devices.described(connection, named),
         "month": await readings.of_subject(connection, who, now - SPAN, now, 2000), "file": file,
         "consent": next(one for one in said if one["purpose"] == "hospital"),
     }  # fmt: skip
@@ -52,7 +55,7 @@ async def pack(connection: Connection, referral: Mapping[str, Any], now: datetim
     measured = {row["measurement"]: row for row in (*of["month"], *of["confirming"])}
     resources = [
         fhir.patient(of["person"]), fhir.service_request(referral), fhir.consent(referral["resident"], of["consent"]),
-        *fhir.conditions(referral["resident"], of["file"]["facts"]), *(fhir.device(row) for row in of["file"]["devices"]),
+        *fhir.conditions(referral["resident"], of["file"]["facts"]), *(fhir.device(row) for row in of["devices"]),
         *(one for number in sorted(measured) for one in fhir.observations(measured[number])),
     ]  # fmt: skip
     made = fhir.bundle("collection", resources, now, f"referral-{number}")

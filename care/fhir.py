@@ -85,12 +85,14 @@ def _observation(row: Mapping[str, Any], part: str, coding: Resource) -> Resourc
 
 
 def device(row: Mapping[str, Any]) -> Resource:
-    """calibrated: nobody has told us when; that is said, not left out."""
+    """When it was calibrated, or that nobody told us."""
+    on = row["calibrated_on"]
+    known = f"校准于 · calibrated on {on.isoformat()}" if on is not None else "校准日期未知 · date of calibration unknown"
     return {
         "resourceType": "Device", "id": row["device"].replace("_", "-"),
         "identifier": [{"system": f"{OURS}:device", "value": row["device"]}], "type": {"text": row["kind"]},
         **({"modelNumber": row["model"]} if row.get("model") else {}), **({"serialNumber": row["serial"]} if row.get("serial") else {}),
-        "note": [{"text": "校准日期未知 · date of calibration unknown"}],
+        "note": [{"text": known}],
     }  # fmt: skip
 
 

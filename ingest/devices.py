@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 from typing import Any, NamedTuple
 
 from psycopg.rows import tuple_row
@@ -115,6 +116,21 @@ async def register(
     )
     if await cursor.fetchone() is None:
         raise Refused("already_registered")
+
+
+async def calibrated(connection: Connection, device: str, on: date) -> None:
+    """A device was calibrated on a day. Raises Refused `unknown_device`."""
+    cursor = await connection.execute("update device set calibrated_on = %s where device = %s returning device", (on, device))
+    if await cursor.fetchone() is None:
+        raise Refused("unknown_device")
+
+
+async def described(connection: Connection, names: Iterable[str]) -> list[dict[str, Any]]:
+    """What is known of these devices: kind, model, serial, calibrated_on."""
+    cursor = await connection.execute(
+        "select device, kind, model, serial, calibrated_on from device where device = any(%s) order by device", (sorted(set(names)),)
+    )
+    return await cursor.fetchall()
 
 
 async def listing(connection: Connection) -> list[dict[str, Any]]:

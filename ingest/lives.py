@@ -232,9 +232,10 @@ async def unheard(connection: Connection, subjects: Sequence[str]) -> set[str]:
 async def board(connection: Connection) -> list[dict[str, Any]]:
     """Every gateway that is enrolled: its site, whether it is connected and since when, when it was last heard, its stations' devices."""
     cursor = await connection.execute(
-        "select g.gateway, g.site, s.name as site_name, t.online, t.since, (select max(p.updated_at) from position p"
-        "  where p.source = 'mqtt:' || g.gateway) as heard_at, (select jsonb_agg(jsonb_build_object('device', d.device, 'kind', d.kind,"
-        "  'model', d.model, 'bond', d.bond) order by d.device) from device d where d.station = g.gateway) as devices"
+        "select g.gateway, g.site, s.name as site_name, t.online, t.since,"
+        " (select max(p.updated_at) from position p where p.source = 'mqtt:' || g.gateway) as heard_at,"
+        " (select jsonb_agg(jsonb_build_object('device', d.device, 'kind', d.kind, 'model', d.model, 'calibrated_on', d.calibrated_on)"
+        "  order by d.device) from device d where d.station = g.gateway) as devices"
         " from gateway g join site s using (site) left join gateway_status t using (gateway) where g.revoked_at is null"
         " order by s.name, g.gateway"
     )

@@ -160,8 +160,7 @@ end $$;
 create policy sees on resident for select to yizhan_api using (wall.sees(resident) or wall.lives_here(resident));
 create policy makes on resident for insert to yizhan_api with check (wall.own('role') = 'admin');
 create policy keeps on resident for update to yizhan_api using
-    ((wall.own('role') in ('admin', 'doctor', 'nurse', 'supervisor', 'sentinel') and (wall.sees(resident) or wall.lives_here(resident)))
-     or resident = wall.own('person'));
+    (wall.own('role') in ('admin', 'doctor', 'nurse', 'supervisor', 'sentinel') and (wall.sees(resident) or wall.lives_here(resident)));
 
 create policy sees on contract for select to yizhan_api using
     (team = any((select wall.list('teams'))::text[]) or wall.sees(resident) or wall.lives_here(resident));
@@ -177,7 +176,8 @@ create policy sees on resident_identity for select to yizhan_api using (wall.see
 create policy keeps on resident_identity for insert to yizhan_api with check (wall.own('role') in ('admin', 'doctor', 'nurse', 'supervisor') and wall.sees(resident));
 create policy changes on resident_identity for update to yizhan_api using (wall.own('role') in ('admin', 'doctor', 'nurse', 'supervisor') and wall.sees(resident));
 create policy sees on resident_log for select to yizhan_api using (wall.sees(resident));
-create policy writes on resident_log for insert to yizhan_api with check (wall.sees(resident) or wall.lives_here(resident) or wall.own('role') = 'admin');
+create policy writes on resident_log for insert to yizhan_api with check
+    (wall.own('role') = 'admin' or (wall.own('role') in ('doctor', 'nurse', 'supervisor') and wall.sees(resident)) or wall.lives_here(resident));
 create policy own on contact for all to yizhan_api using (staff = wall.own('person') or wall.own('role') = 'admin' or wall.sees(resident));
 
 create policy sees on care_case for select to yizhan_api using
@@ -286,6 +286,7 @@ create policy makes on gateway for insert to yizhan_api with check (wall.own('ro
 create policy changes on gateway for update to yizhan_api using (wall.own('role') is null or wall.own('role') = 'admin');
 create policy sees on device for select to yizhan_api using (true);
 create policy makes on device for insert to yizhan_api with check (wall.own('role') = 'admin');
+create policy keeps on device for update to yizhan_api using (wall.own('role') = 'admin');
 
 -- places, people who work there, their hours: known to all who come in, kept by the administrator; rosters also by the supervisor
 do $$

@@ -11,6 +11,16 @@ create table consent (
 );
 create index on consent (resident, purpose, consent desc);
 
+-- Who says a word about their own data changes nothing else of the record: the record notes it by itself.
+create function consent_noted() returns trigger language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+    insert into resident_log (resident, at, actor, what)
+        values (new.resident, new.at, new."by", format('consent %s %s', new.purpose, case when new.given then 'given' else 'withdrawn' end));
+    update resident set updated_at = now() where resident = new.resident;
+    return null;
+end $$;
+create trigger consent_noted after insert on consent for each row execute function consent_noted();
+
 -- The newest word on a purpose; nothing was ever said: it holds (the contract or the referral asked for it).
 create function consents(who text, what text) returns boolean language sql stable security definer set search_path = public, pg_temp as
     $$ select coalesce((select given from consent where resident = who and purpose = what order by consent desc limit 1), true) $$;

@@ -36,6 +36,9 @@ async def referred(http: Http) -> int:  # noqa: F811
 
 async def test_the_pack_is_fhir_the_same_for_ever_and_taken_once(http: Http) -> None:  # noqa: F811
     await http.clinic.send(message(measurement(186, 112, ago=timedelta(minutes=2))), message(measurement(188, 113)))
+    calibration = f"/v1/devices/{town.PEOPLE[0][3]}/calibration"
+    assert (await http.ask(A, "PUT", calibration, {"on": "2999-01-01"})).status_code == 422
+    assert (await http.ask(A, "PUT", calibration, {"on": "2026-03-02"})).status_code == 204
     (suggested,) = (await http.ask(D, "GET", "/v1/referrals")).json()
     path = f"/v1/referrals/{suggested['referral']}"
     assert (await http.ask(D, "GET", f"{path}/evidence")).json()["reason"] == "not_sent"
@@ -59,7 +62,7 @@ async def test_the_pack_is_fhir_the_same_for_ever_and_taken_once(http: Http) -> 
     assert first == second
     assert first["received_by"] == "hosp-wu"
     page = await http.ask(D, "GET", f"/console/referrals/{suggested['referral']}/evidence")
-    assert all(words in page.text for words in ("186", "188", "1e00", "hosp-wu", "校准日期未知"))
+    assert all(words in page.text for words in ("186", "188", "1e00", "hosp-wu", "2026-03-02"))
 
 
 async def test_a_person_and_their_readings_as_fhir(http: Http) -> None:  # noqa: F811

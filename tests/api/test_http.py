@@ -49,6 +49,7 @@ VERDICTS: dict[str, set[str]] = {
     "GET /v1/devices": {A},
     "POST /v1/devices/claim": {A, R},
     "DELETE /v1/devices/{device}/binding": {A, R},
+    "PUT /v1/devices/{device}/calibration": {A},
     "POST /v1/accounts": {A, SEC},
     "POST /v1/accounts/{account}/revoke": {A, SEC},
     "POST /v1/residents": {A},

@@ -66,7 +66,9 @@ TABLE: dict[str, Cell] = {
     "POST /v1/residents/{resident}/contracts": Cell({*TEAM, "glass", "admin"}, {"doctor": town.DOCTOR}),
     "POST /v1/residents/{resident}/contracts/{contract}/end": Cell({*TEAM, "glass", "admin"}, {"why": "moved"}),
     "POST /v1/residents/{resident}/guardians": Cell({*TEAM, "glass", "admin"}, {"guardian": "{neighbour}", "relation": "son"}),
-    "PUT /v1/residents/{resident}/place": Cell({*TEAM, "glass", "admin"}, {"region": town.GRID, "tier": "yellow"}),
+    "PUT /v1/residents/{resident}/place": Cell(
+        {*TEAM, "glass", "admin"}, {"region": town.GRID, "tier": "yellow"}, {*TEAM, "glass", "admin", "sentinel"}
+    ),
     "PUT /v1/residents/{resident}/identities": Cell({*TEAM, "glass", "admin"}, {"numbers": {"phone": "13900000009"}}),
     "POST /v1/residents/find": Cell({*TEAM, "glass", "admin", "station", "other_station"}, {"kind": "id_card", "number": "{card}"}),
     "POST /v1/measurements/{measurement}/attribution": Cell({*TEAM, "glass", "admin"}, {"resident": None, "why": "the spouse's"}),
@@ -137,6 +139,7 @@ BY_ROLE = {
     "GET /v1/devices", "POST /v1/devices/claim", "POST /v1/devices/{device}/wearers", "POST /v1/accounts",
     "POST /v1/accounts/{account}/revoke", "POST /v1/residents", "PUT /v1/parameters", "GET /v1/packs", "PUT /v1/regions/{region}", "PUT /v1/centres/{centre}", "PUT /v1/hospitals/{hospital}", "PUT /v1/teams/{team}",
     "PUT /v1/staff/{person}", "POST /v1/staff/{person}/leave", "PUT /v1/staff/{person}/contacts", "POST /v1/centres/{centre}/shifts",
+    "PUT /v1/devices/{device}/calibration",
     "PUT /v1/calendar/{day}", "GET /console/stations", "GET /console/packs", "GET /fhir/metadata", "GET /v1/indicators", "GET /console/indicators", "POST /v1/packs",
     "DELETE /v1/packs/{pack_name}", "GET /v1/hospitals", "GET /v1/break-glass", "POST /v1/break-glass/{number}/review", "GET /v1/health",
     "GET /metrics", "GET /", "GET /console/login", "POST /console/login", "GET /console/oidc", "GET /console/oidc/back", "POST /console/logout", "POST /console/language",
