@@ -28,12 +28,14 @@ router = APIRouter(include_in_schema=False)
 
 BEGUN = "yizhan_login"
 HOME = {"hospital": "/console/referrals", "sentinel": "/console/work"}
-MAY_LOG_IN = (*accounts.TEAM_ROLES, *HOME)
+MAY_LOG_IN = (*accounts.TEAM_ROLES, *HOME, "resident")
 SHOWN = 100  # lines of the queue on one page
 
 
 def home(account: Account) -> str:
     """The page somebody's day begins with."""
+    if account.role == "resident":  # their own record, and nothing else
+        return f"/console/residents/{account.refers_to}"
     return HOME.get(account.role, "/console/queue")
 
 

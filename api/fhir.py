@@ -10,13 +10,15 @@ from fastapi.responses import JSONResponse, Response
 from markupsafe import Markup
 from pydantic import AwareDatetime, BaseModel, Field
 
-from api import chart, looked, referrals
+from api import chart, referrals
+from api.accounts import TEAM_ROLES, Account
 from api.render import page
 from api.stations import Strict
 from api.who import Database, Hospital, PersonOrCommunity, PersonOrStaff, ReferralSide, Zone, may_see
 from care import consents, evidence, fhir
 from ingest import readings
 from vitals.errors import BadInput, Refused
+from vitals.floor.database import Connection
 
 router = APIRouter()
 FHIR = "application/fhir+json"
@@ -126,8 +128,17 @@ async def said(resident: str, account: PersonOrStaff, connection: Database) -> l
 @router.put("/v1/residents/{resident}/consents", tags=["residents"], status_code=204)
 async def say(resident: str, body: Said, account: PersonOrCommunity, connection: Database) -> None:
     """Give or take back a consent; it holds from the next question on. By the person, or by the team that wrote down what they said."""
+    await recorded(connection, account, resident, body.purpose, body.given, body.channel)
+
+
+def may_say(account: Account, resident: str) -> bool:
+    """Whose word on a consent is taken: the person's, or the team's that wrote down what they said; a guardian looks, and does not sign."""
+    return account.role in TEAM_ROLES or (account.role == "resident" and account.refers_to == resident)
+
+
+async def recorded(connection: Connection, account: Account, resident: str, purpose: str, given: bool, channel: str) -> None:
+    """The same for the API and the console. Raises Refused `unknown_resident`, `forbidden`."""
     await may_see(connection, account, resident)
-    if account.role == "resident" and account.refers_to != resident:
+    if not may_say(account, resident):
         raise Refused("forbidden")
-    await consents.record(connection, resident, body.purpose, body.given, datetime.now(UTC), account.actor, body.channel)
-    looked.at(resident)
+    await consents.record(connection, resident, purpose, given, datetime.now(UTC), account.actor, channel)

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from markupsafe import Markup
 
-from api import audit, chart, looked, referrals, worklists
+from api import audit, chart, fhir, looked, referrals, worklists
 from api.accounts import Account
 from api.queue import draw_subject
 from api.render import form, needed, page, sorry
-from api.who import Community, Database, ReferralSide, Sentinel, Staff, Zone, may_see
+from api.who import Community, Database, PersonOrCommunity, PersonOrReferralSide, ReferralSide, Sentinel, Staff, Zone, may_see
 from care import consents, contracts, files, tasks
 from care.consents import PURPOSES
 from care.referral import STEPS, TARGETS, Stage, next_stage
@@ -167,14 +167,24 @@ async def people(request: Request, account: Community, connection: Database) -> 
 
 
 @router.get("/console/residents/{resident}")
-async def person(resident: str, request: Request, account: ReferralSide, connection: Database, zone: Zone) -> Response:
-    """一人一档: everything about one person."""
+async def person(resident: str, request: Request, account: PersonOrReferralSide, connection: Database, zone: Zone) -> Response:
+    """一人一档: everything about one person; what they themselves see of it is the same page."""
     found: dict[str, Any] = await may_see(connection, account, resident)
     now = datetime.now(UTC)
     return page(
-        request, "resident.html", person=found, file=await files.of_resident(connection, resident),
+        request, "resident.html", person=found, may_say=fhir.may_say(account, resident), file=await files.of_resident(connection, resident),
         latest=await readings.latest(connection, resident), consents=await consents.of_resident(connection, resident), purposes=PURPOSES,
         contracts=await contracts.of_resident(connection, resident),
         plan=await tasks.of_resident(connection, resident), accesses=await audit.of_resident(connection, resident, 20),
         chart=Markup(await draw_subject(connection, resident, {}, zone, now)),  # noqa: S704  our own SVG, escaped
     )  # fmt: skip
+
+
+@router.post("/console/residents/{resident}/consents")
+async def consent(resident: str, request: Request, account: PersonOrCommunity, connection: Database) -> Response:
+    """Give or take back a consent, with one button."""
+    (purpose, given) = needed(await form(request), "purpose", "given")
+    if purpose not in PURPOSES or given not in ("yes", "no"):
+        raise BadInput("unknown_purpose")
+    await fhir.recorded(connection, account, resident, purpose, given == "yes", "console")
+    return RedirectResponse(f"/console/residents/{resident}", 303)

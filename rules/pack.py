@@ -13,6 +13,7 @@ Facts about a person (age, pregnancy …) may be unknown; a condition then is ne
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -82,8 +83,9 @@ def text_of(name: str) -> str:
     return files("rules").joinpath("packs", f"{name}.yaml").read_text(encoding="utf-8")
 
 
+@functools.cache
 def load_named(name: str) -> Pack:
-    """Load a pack that ships with the project."""
+    """Load a pack that ships with the project; once in a process, for reading all of them takes most of a second."""
     return load(text_of(name))
 
 

@@ -98,6 +98,17 @@ async def _staff(connection: database.Connection) -> None:
         await staff.add(connection, person, name, team, role, place)
 
 
+async def first(conninfo: str) -> str:
+    """The first of the town's people."""
+    async with await database.connect(conninfo) as connection:
+        cursor = await connection.execute(
+            "select resident from binding join device using (device_no) where device = %s and upper_inf(during)", (PEOPLE[0][3],)
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return str(row["resident"])
+
+
 async def make_password(conninfo: str, role: str, refers_to: str | None, login: str) -> str:
     """An account with a name and a fresh password, which is not stored in clear and cannot be shown again."""
     password = f"{secrets.token_hex(4)}-{secrets.token_hex(4)}"

@@ -36,6 +36,8 @@ async def run(
             for person, name, _team, role, _place, login in town.PERSONNEL:
                 password = await town.make_password(composition.database_url, login, person, person)
                 progress(f"{person:<15} {password:<22} {name} {role}")
+            mine = await town.make_password(composition.database_url, "resident", await town.first(composition.database_url), "wang")
+            progress(f"{'wang':<15} {mine:<22} {town.PEOPLE[0][0]} resident")
             for login in ("admin", "security", "audit"):
                 progress(f"{login + ' token':<15} {await town.make_login(composition.database_url, login, None)}")
             progress("(shown once; a new token: yizhan account doctor)")

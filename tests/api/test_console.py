@@ -223,6 +223,32 @@ async def test_a_districts_pages_are_small_and_open_down_to_the_readings(tmp_pat
         assert requested_hosts(browser) == {"127.0.0.1"}
 
 
+async def test_a_resident_sees_their_record_who_looked_and_takes_a_consent_back(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    async with Composition(tmp_path / "data", gateway_process=False) as composition:
+        who = await town.first(composition.database_url)
+        await log_in(browser, composition, town.DOCTOR)
+        await asyncio.to_thread(browser.get, f"{composition.url}/console/residents/{who}")
+        await shown(browser, town.PEOPLE[0][0])
+        await log_out(browser)
+        password = await town.make_password(composition.database_url, "resident", who, "wang")
+        await asyncio.to_thread(browser.get, composition.url + "/")
+        browser.find_element(By.ID, "login").send_keys("wang")
+        browser.find_element(By.ID, "password").send_keys(password)
+        await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
+        await shown(browser, town.PEOPLE[0][0])
+        assert browser.find_element(By.TAG_NAME, "nav").text.split() == ["我的档案"]
+        looks = browser.find_elements(By.CSS_SELECTOR, "ol.log li")
+        assert any("doctor-" in one.text for one in looks), "she sees that her doctor looked"
+        await press(browser, "consents")
+        await shown(browser, "已撤回")
+        neighbour = "select resident from resident where resident <> %s limit 1"
+        async with await database.connect(composition.database_url) as connection:
+            other = (await (await connection.execute(neighbour, (who,))).fetchone() or {})["resident"]
+        await asyncio.to_thread(browser.get, f"{composition.url}/console/residents/{other}")
+        assert town.PEOPLE[1][0] not in browser.page_source
+        assert "unknown_resident" in browser.page_source
+
+
 async def sent_referrals(composition: Composition) -> list[int]:
     """Referrals of the town's centre that a hospital has."""
     async with await database.connect(composition.database_url) as connection:

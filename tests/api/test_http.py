@@ -145,7 +145,8 @@ VERDICTS: dict[str, set[str]] = {
     "GET /console/stations": TEAM,
     "GET /console/packs": TEAM,
     "GET /console/residents": TEAM,
-    "GET /console/residents/{resident}": {*TEAM, H},
+    "GET /console/residents/{resident}": {*TEAM, H, R},
+    "POST /console/residents/{resident}/consents": {*TEAM, R},
 }
 
 

@@ -129,7 +129,8 @@ TABLE: dict[str, Cell] = {
     ),
     "GET /console/indicators/{indicator}": reads(set(TEAM)),
     "GET /console/residents": reads(set(TEAM), NAMED),
-    "GET /console/residents/{resident}": reads({*TEAM, "glass", "hospital"}, NAMED),
+    "GET /console/residents/{resident}": reads({*TEAM, "glass", "hospital", *SELF}, NAMED),
+    "POST /console/residents/{resident}/consents": Cell({*TEAM, "glass", "self"}, {"purpose": "notify", "given": "yes"}),
 }  # fmt: skip
 # routes that are about no person in particular, or whose person is the asker's own: their verdicts are by role alone
 BY_ROLE = {
