@@ -18,7 +18,7 @@ from api.who import Community, Database, PersonOrCommunity, PersonOrReferralSide
 from care import consents, contracts, files, tasks
 from care.consents import PURPOSES
 from care.referral import STEPS, TARGETS, Stage, next_stage
-from ingest import lives, quarantine, readings
+from ingest import health, lives, quarantine, readings
 from rules import in_force, pack
 from rules import shadow as shadows
 from vitals.errors import BadInput, Refused
@@ -146,7 +146,7 @@ async def stations(request: Request, _account: Community, connection: Database) 
     waiting: dict[str, list[dict[str, Any]]] = {}
     for row in await quarantine.by_gateway(connection):
         waiting.setdefault(row["gateway"], []).append(row)
-    return page(request, "stations.html", rows=await lives.board(connection), waiting=waiting)
+    return page(request, "stations.html", rows=await lives.board(connection), waiting=waiting, wanders=health.wanders)
 
 
 @router.get("/console/packs")

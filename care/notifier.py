@@ -20,6 +20,7 @@ from procrastinate import exceptions
 from care import indicators, ladders, notices, plans
 from care.identity import Seal
 from care.notices import Send, clock
+from ingest import health
 from vitals.floor import database
 from vitals.floor.database import Connection, Pool
 from vitals.settings import Settings
@@ -159,6 +160,7 @@ class Notifier:
         async with self._pool.connection() as connection:
             now = await self._now(connection)
             made = await plans.daily(connection, now, self._zone)
+            await health.look(connection, now)
             figures = await indicators.daily(connection, now, self._zone)
         log.info("plans looked at", extra={"new": made, "figures": figures})
 

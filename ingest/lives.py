@@ -234,8 +234,9 @@ async def board(connection: Connection) -> list[dict[str, Any]]:
     cursor = await connection.execute(
         "select g.gateway, g.site, s.name as site_name, t.online, t.since,"
         " (select max(p.updated_at) from position p where p.source = 'mqtt:' || g.gateway) as heard_at,"
-        " (select jsonb_agg(jsonb_build_object('device', d.device, 'kind', d.kind, 'model', d.model, 'calibrated_on', d.calibrated_on)"
-        "  order by d.device) from device d where d.station = g.gateway) as devices"
+        " (select jsonb_agg(jsonb_build_object('device', d.device, 'kind', d.kind, 'model', d.model, 'calibrated_on', d.calibrated_on,"
+        "  'last_at', h.last_at, 'n', h.n, 'battery_low_at', h.battery_low_at, 'shift', h.shift, 'spread', h.spread) order by d.device)"
+        "  from device d left join device_health h using (device_no) where d.station = g.gateway) as devices"
         " from gateway g join site s using (site) left join gateway_status t using (gateway) where g.revoked_at is null"
         " order by s.name, g.gateway"
     )

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from care import cases, contracts, indicators, plans, referrals, residents, staff
 from care.identity import Seal
 from firmware_sim.physiology import Episode, Person
-from ingest import attribution, devices, readings
+from ingest import attribution, devices, health, readings
 from ingest.batch import Incoming, Stored
 from ingest.worker import Worker
 from rules import facts
@@ -93,6 +93,7 @@ async def settle(conninfo: str, field_key: str, zone: str, people: int = PEOPLE)
         await connection.execute("analyze")
         await connection.commit()
         await _today(conninfo, connection, everybody, chance, now, zone)
+        await health.look(connection, now)
         tasks = await plans.daily(connection, now, zone)
         published = await indicators.daily(connection, now, zone)
         await connection.commit()

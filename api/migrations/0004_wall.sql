@@ -129,7 +129,7 @@ create view wall.shadow_item as select at, rule, pack, pack_digest, state, sever
 grant select on all tables in schema wall to yizhan_api;
 
 -- what names no person
-grant select on team, staff, duty, region, centre, hospital, membership, shift, leave, calendar_day, site, gateway, gateway_status, position, quarantine_waiting, device,
+grant select on team, staff, duty, region, centre, hospital, membership, shift, leave, calendar_day, site, gateway, gateway_status, device_health, position, quarantine_waiting, device,
     rule_pack, registry_version, pairing, enrolment, account, session, audit_anchor to yizhan_api;
 grant insert, update on staff, region, centre, hospital, team, membership, shift, leave, calendar_day, site, gateway, device, pairing,
     enrolment, account, session, registry_version to yizhan_api;
