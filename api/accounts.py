@@ -199,6 +199,16 @@ async def _reaching(connection: Connection, found: Account) -> Account:
     return found._replace(teams=tuple(reach["teams"]) if found.role in TEAM_ROLES else (), places=tuple(reach["places"]))
 
 
+async def listing(connection: Connection, limit: int = 1000) -> list[dict[str, Any]]:
+    """Every account, the living ones first; nothing that opens one."""
+    cursor = await connection.execute(
+        "select account, role, refers_to, login, external, totp is not null as second_factor, created_at, revoked_at from account"
+        " order by (revoked_at is not null), role, account limit %s",
+        (limit,),
+    )
+    return await cursor.fetchall()
+
+
 async def revoke(connection: Connection, account: str) -> None:
     """Raises Refused `unknown_account`."""
     cursor = await connection.execute(

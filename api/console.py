@@ -27,7 +27,8 @@ from vitals.floor.database import Connection
 router = APIRouter(include_in_schema=False)
 
 BEGUN = "yizhan_login"
-HOME = {"hospital": "/console/referrals", "sentinel": "/console/work"}
+HOME = {"hospital": "/console/referrals", "sentinel": "/console/work", "admin": "/console/stations", "security": "/console/accounts",
+        "audit": "/console/oversight"}  # fmt: skip
 MAY_LOG_IN = (*accounts.TEAM_ROLES, *HOME, "resident")
 SHOWN = 100  # lines of the queue on one page
 

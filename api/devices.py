@@ -83,7 +83,9 @@ class DeviceView(BaseModel):
 class NewAccount(Strict):
     role: Literal["admin", "security", "audit", "doctor", "nurse", "supervisor", "hospital", "sentinel", "station", "resident"]
     refers_to: Id | None = Field(None, description="staff, gateway or resident; none for an administrator")
-    login: Id | None = Field(None, description="a name to log in with; without one the account has a token")
+    login: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,64}$")] | None = Field(
+        None, description="a name to log in with; without one the account has a token", examples=["zhang@hospital"]
+    )
     password: Annotated[str, Field(max_length=200)] | None = None
     external: bool = Field(False, description="the name is one that the identity provider gives; no password here")
 

@@ -82,7 +82,7 @@ async def _theirs(connection: Connection, account: Account, level: str, place: s
 
 
 @router.get("/console/indicators", include_in_schema=False)
-async def board(request: Request, account: Community, connection: Database) -> Response:
+async def board(request: Request, account: CommunityOrAdmin, connection: Database) -> Response:
     """One level of one quarter: a line for each indicator, a column for each place."""
     known = await indicators.quarters(connection)
     asked, level = request.query_params.get("quarter"), request.query_params.get("level", "team")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,11 +11,24 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from markupsafe import Markup
 
-from api import audit, chart, fhir, looked, referrals, worklists
+from api import accounts, audit, chart, devices, fhir, glass, looked, referrals, worklists
 from api.accounts import Account
 from api.queue import draw_subject
 from api.render import form, needed, page, sorry
-from api.who import Community, Database, PersonOrCommunity, PersonOrReferralSide, ReferralSide, Sentinel, Staff, Zone, may_see
+from api.who import (
+    Auditor,
+    Community,
+    CommunityOrAdmin,
+    Database,
+    PersonOrCommunity,
+    PersonOrReferralSide,
+    ReferralSide,
+    Security,
+    Sentinel,
+    Staff,
+    Zone,
+    may_see,
+)
 from care import consents, contracts, files, tasks
 from care.consents import PURPOSES
 from care.referral import STEPS, TARGETS, Stage, next_stage
@@ -141,7 +155,7 @@ async def report(request: Request, account: Sentinel, connection: Database, zone
 
 
 @router.get("/console/stations")
-async def stations(request: Request, _account: Community, connection: Database) -> Response:
+async def stations(request: Request, _account: CommunityOrAdmin, connection: Database) -> Response:
     """Stations and what stands in them: connected, last heard, what of theirs could not be read."""
     waiting: dict[str, list[dict[str, Any]]] = {}
     for row in await quarantine.by_gateway(connection):
@@ -150,7 +164,7 @@ async def stations(request: Request, _account: Community, connection: Database) 
 
 
 @router.get("/console/packs")
-async def packs(request: Request, _account: Community, connection: Database) -> Response:
+async def packs(request: Request, _account: CommunityOrAdmin, connection: Database) -> Response:
     """Which packs judge now, and what those in shadow would have raised in thirty days."""
     known = in_force.together([pack.load_named(name) for name in pack.shipped()], await in_force.added(connection))
     shadow = await shadows.told(connection, datetime.now(UTC), 30)
@@ -188,3 +202,51 @@ async def consent(resident: str, request: Request, account: PersonOrCommunity, c
         raise BadInput("unknown_purpose")
     await fhir.recorded(connection, account, resident, purpose, given == "yes", "console")
     return RedirectResponse(f"/console/residents/{resident}", 303)
+
+
+@router.get("/console/oversight")
+async def oversight(request: Request, _account: Auditor, connection: Database) -> Response:
+    """Broken glass that waits for a second pair of eyes."""
+    return page(request, "oversight.html", rows=await glass.unreviewed(connection))
+
+
+@router.post("/console/oversight/{number}")
+async def reviewed(number: int, request: Request, account: Auditor, connection: Database) -> Response:
+    """Was it justified?"""
+    (verdict,) = needed(await form(request), "verdict")
+    if verdict not in ("justified", "not_justified"):
+        raise BadInput("unknown_verdict")
+    await glass.review(connection, number, verdict, account.account, datetime.now(UTC))
+    return RedirectResponse("/console/oversight", 303)
+
+
+@router.get("/console/accounts")
+async def accounts_page(request: Request, _account: Security, connection: Database) -> Response:
+    """Who may come in."""
+    return page(request, "accounts.html", rows=await accounts.listing(connection), roles=accounts.ROLES, made=None)
+
+
+@router.post("/console/accounts")
+async def make_account(request: Request, account: Security, connection: Database) -> Response:
+    """A new account with a fresh password, shown once; or one whose name the identity provider gives."""
+    fields = await form(request)
+    role, login = needed(fields, "role", "login")
+    password = None if fields.get("external") else f"{secrets.token_hex(4)}-{secrets.token_hex(4)}"
+    problem, status = None, 200
+    try:
+        body = devices.NewAccount.model_validate({
+            "role": role, "refers_to": fields.get("refers_to") or None, "login": login, "password": password, "external": password is None,
+        })  # fmt: skip
+        async with connection.transaction():
+            await devices.create_account(body, account, connection)
+    except (Refused, BadInput, ValueError) as error:
+        problem, status, password = sorry(error), 409, None
+    rows = await accounts.listing(connection)
+    return page(request, "accounts.html", status, rows=rows, roles=accounts.ROLES, made=password and (login, password), problem=problem)
+
+
+@router.post("/console/accounts/{account_id}/revoke")
+async def end_account(account_id: str, _account: Security, connection: Database) -> Response:
+    """End an account; its open streams end within a minute."""
+    await accounts.revoke(connection, account_id)
+    return RedirectResponse("/console/accounts", 303)

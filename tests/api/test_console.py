@@ -249,6 +249,44 @@ async def test_a_resident_sees_their_record_who_looked_and_takes_a_consent_back(
         assert "unknown_resident" in browser.page_source
 
 
+async def test_the_three_administrators_have_their_pages(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    async with Composition(tmp_path / "data", gateway_process=False) as composition:
+
+        async def come_in(role: str) -> None:
+            await asyncio.to_thread(browser.get, composition.url + "/")
+            browser.find_element(By.ID, "password").send_keys(await town.make_login(composition.database_url, role, None))
+            await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
+
+        await come_in("admin")
+        await shown(browser, "驿站与设备")
+        assert set(browser.find_element(By.TAG_NAME, "nav").text.split()) == {"指标", "设备", "规则", "账号"}
+        await log_out(browser)
+        await come_in("security")
+        await shown(browser, "二次验证")
+        browser.find_element(By.NAME, "refers_to").send_keys(town.DOCTOR)
+        browser.find_element(By.NAME, "login").send_keys("zhang.new")
+        browser.find_element(By.CSS_SELECTOR, "select[name=role]").send_keys("doctor")
+        await press(browser, "accounts")
+        await shown(browser, "密码只显示这一次")
+        password = browser.find_element(By.CSS_SELECTOR, "code.secret").text
+        await log_out(browser)
+        browser.find_element(By.ID, "login").send_keys("zhang.new")
+        browser.find_element(By.ID, "password").send_keys(password)
+        await click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
+        await shown(browser, "待办队列")
+        await log_out(browser)
+        async with await database.connect(composition.database_url) as connection:
+            await connection.execute(
+                "insert into break_glass (account, resident, why, at, until)"
+                " select account, (select resident from resident limit 1), '昏迷送来', now(), now() from account where login = 'zhang.new'"
+            )
+            await connection.commit()
+        await come_in("audit")
+        await shown(browser, "昏迷送来")
+        await click(browser, browser.find_element(By.CSS_SELECTOR, "button[value=justified]"))
+        await shown(browser, "没有待审查的访问")
+
+
 async def sent_referrals(composition: Composition) -> list[int]:
     """Referrals of the town's centre that a hospital has."""
     async with await database.connect(composition.database_url) as connection:

@@ -140,10 +140,15 @@ VERDICTS: dict[str, set[str]] = {
     "GET /console/tasks/{number}": {*TEAM, H, G},
     "POST /console/tasks/{number}/finish": {*TEAM, H, G},
     "POST /console/reports": {G},
-    "GET /console/indicators": TEAM,
+    "GET /console/oversight": {AUD},
+    "POST /console/oversight/{number}": {AUD},
+    "GET /console/accounts": {A, SEC},
+    "POST /console/accounts": {A, SEC},
+    "POST /console/accounts/{account_id}/revoke": {A, SEC},
+    "GET /console/indicators": {A, *TEAM},
     "GET /console/indicators/{number}": TEAM,
-    "GET /console/stations": TEAM,
-    "GET /console/packs": TEAM,
+    "GET /console/stations": {A, *TEAM},
+    "GET /console/packs": {A, *TEAM},
     "GET /console/residents": TEAM,
     "GET /console/residents/{resident}": {*TEAM, H, R},
     "POST /console/residents/{resident}/consents": {*TEAM, R},
@@ -300,6 +305,18 @@ async def test_who_asks_too_often_waits_and_nobody_else_does(http: Http) -> None
     assert (await http.ask(D, "GET", "/v1/queue")).status_code == 200
     tries = [(await http.ask("nobody", "POST", "/v1/enrolments/redeem", {"code": "AAAA-BBBBBBBB"})).status_code for _ in range(31)]
     assert tries == [403] * 30 + [429]
+
+
+async def test_an_account_is_made_for_a_password_for_a_name_outside_or_for_a_token(http: Http) -> None:
+    for more, status in (
+        ({"login": "zhang@hospital", "external": True}, 201), ({"login": "zhang@hospital", "external": True}, 409),
+        ({"login": "zhang", "password": "a long enough one"}, 201), ({}, 201), ({"login": "zhang2"}, 409), ({"external": True}, 409),
+        ({"login": "a b", "external": True}, 422), ({"login": "zhang3", "password": "short"}, 422),
+    ):  # fmt: skip
+        answer = await http.ask(SEC, "POST", "/v1/accounts", {"role": "doctor", "refers_to": town.DOCTOR, **more})
+        assert answer.status_code == status, (more, answer.text)
+    known = await http.clinic.rows("select login, external, password is null as open from account where refers_to = %s", town.DOCTOR)
+    assert {"login": "zhang@hospital", "external": True, "open": True} in known
 
 
 async def test_a_revoked_account_is_nobody(http: Http) -> None:
