@@ -18,8 +18,9 @@ import psycopg
 from fastapi import FastAPI
 from starlette.requests import Request
 
-from api import accounts, looked, wall
+from api import looked, wall
 from api.accounts import Account
+from api.guard import whose
 from care import cases
 from ingest import outbox
 from vitals.errors import Unavailable
@@ -193,4 +194,4 @@ async def _notes(subscriber: Subscriber, still_valid: Callable[[], Any] | None) 
 async def account_lives(request: Request, account: Account) -> bool:
     """Whether what an open stream was opened with still holds: token or session, and whose queue it is. Asked at every keepalive."""
     async with request.app.state.pool.connection() as connection:
-        return await accounts.by_token(connection, request.state.token, used=False) == account
+        return await whose(request.app, connection, request.state.token, used=False) == account

@@ -83,7 +83,7 @@ class Guard:
         state = scope.setdefault("state", {})
         if token is not None:
             async with scope["app"].state.pool.connection() as connection:
-                state["account"], state["token"] = await self._account(scope, connection, token), token
+                state["account"], state["token"] = await whose(scope["app"], connection, token), token
         if state.get("account") is not None or path in PUBLIC or path.startswith(_PUBLIC_FOLDERS):
             return None
         if path.startswith("/console") or path == "/":
@@ -91,17 +91,6 @@ class Guard:
 
             return RedirectResponse("/console/login", 303)
         return problem(401, "unauthenticated", headers={"WWW-Authenticate": "Bearer"})
-
-    @staticmethod
-    async def _account(scope: Scope, connection: Connection, token: str) -> accounts.Account | None:
-        """Ours, by a token or a session; or the issuer's, by a signed token of three parts."""
-        issuer: Issuer | None = scope["app"].state.issuer
-        if issuer is None or token.count(".") != 2:
-            return await accounts.by_token(connection, token)
-        try:
-            return await accounts.known_outside(connection, await issuer.name(token))
-        except Refused:
-            return None
 
     async def _hurried(self, scope: Scope) -> ASGIApp | None:
         """A refusal for who asks too often. Each process counts for itself."""
@@ -158,6 +147,20 @@ class Guard:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         return replay
+
+
+async def whose(app: Any, connection: Connection, token: str, *, used: bool = True) -> accounts.Account | None:
+    """The account of a token or session of ours, or of the issuer's, which has three parts. used: as `accounts.by_token` has it.
+
+    Raises Unavailable when the issuer must be asked and is away.
+    """
+    issuer: Issuer | None = app.state.issuer
+    if issuer is None or token.count(".") != 2:
+        return await accounts.by_token(connection, token, used=used)
+    try:
+        return await accounts.known_outside(connection, await issuer.name(token))
+    except Refused:
+        return None
 
 
 def strict_json(body: bytes) -> Any:

@@ -20,7 +20,8 @@ from joserfc.jwk import KeySet, RSAKey
 
 from api import accounts
 from api.app import create_app
-from api.guard import COOKIE
+from api.events import account_lives
+from api.guard import COOKIE, whose
 from tests.api.test_http import behind
 from tests.ingest.helpers import FIELD_KEY, Clinic
 from vitals.floor import database
@@ -128,6 +129,12 @@ async def test_what_another_login_began_does_not_finish_this_one(browser: httpx.
     assert (await browser.get("/console/oidc/back", params={"code": "c", "state": asked["state"]})).status_code == 403
 
 
+def application(browser: httpx.AsyncClient) -> FastAPI:
+    transport: Any = browser._transport
+    app: FastAPI = transport.app
+    return app
+
+
 def _claims(provider: Provider) -> bytes:
     """What a good token says."""
     part = provider.token().split(".")[1]
@@ -152,8 +159,15 @@ async def test_the_providers_token_is_a_bearer_and_nothing_like_it_is(
         provider.token(preferred_username="zhao"), provider.token(preferred_username=None), provider.token(preferred_username=["zhang@hospital"]),
     ):  # fmt: skip
         assert await status(wrong) == 401
-    await clinic.run("update account set revoked_at = now() where external")
-    assert await status(provider.token()) == 401
+    held = provider.token()
+    async with await database.connect(clinic.conninfo) as connection:
+        account = await whose(application(browser), connection, held)
+        assert account is not None
+        asking = Request({"type": "http", "app": application(browser), "state": {"token": held}})
+        assert await account_lives(asking, account), "a stream that it opened stays open"
+        await clinic.run("update account set revoked_at = now() where external")
+        assert not await account_lives(asking, account)
+    assert await status(held) == 401
 
 
 async def test_without_the_provider_the_answer_is_come_back_later_and_ours_still_come_in(
