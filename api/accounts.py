@@ -64,28 +64,19 @@ async def create(connection: Connection, role: str, refers_to: str | None) -> tu
     return account, token
 
 
-async def create_login(connection: Connection, role: str, refers_to: str | None, login: str, password: str) -> str:
-    """A new account for a person; returns it. Raises BadInput `weak_password`; Refused `login_taken`."""
-    if len(password) < SHORTEST or password.lower() in (login.lower(), "password1234"):
+async def create_login(connection: Connection, role: str, refers_to: str | None, login: str, password: str | None) -> str:
+    """A new account for a person; returns it. password None: the name is one that the identity provider gives.
+
+    Raises BadInput `weak_password`; Refused `login_taken`.
+    """
+    if password is not None and (len(password) < SHORTEST or password.lower() in (login.lower(), "password1234")):
         raise BadInput("weak_password", f"at least {SHORTEST} characters, and not the name")
     account = f"{role}-{secrets.token_hex(4)}"
+    hashed = _hasher.hash(password) if password is not None else None
     cursor = await connection.execute(
-        "insert into account (account, role, refers_to, login, password) values (%s, %s, %s, %s, %s) on conflict (login) do nothing"
-        " returning account",
-        (account, role, refers_to, login, _hasher.hash(password)),
-    )
-    if await cursor.fetchone() is None:
-        raise Refused("login_taken")
-    return account
-
-
-async def create_external(connection: Connection, role: str, refers_to: str | None, login: str) -> str:
-    """A new account for a name that an identity provider gives; returns it. Raises Refused `login_taken`."""
-    account = f"{role}-{secrets.token_hex(4)}"
-    cursor = await connection.execute(
-        "insert into account (account, role, refers_to, login, external) values (%s, %s, %s, %s, true) on conflict (login) do nothing"
-        " returning account",
-        (account, role, refers_to, login),
+        "insert into account (account, role, refers_to, login, password, external) values (%s, %s, %s, %s, %s, %s)"
+        " on conflict (login) do nothing returning account",
+        (account, role, refers_to, login, hashed, hashed is None),
     )
     if await cursor.fetchone() is None:
         raise Refused("login_taken")

@@ -197,10 +197,9 @@ async def create_account(body: NewAccount, account: Security, connection: Databa
     known = body.password is not None or body.external  # by a password of ours, or by the identity provider
     if (body.role in ("admin", "security", "audit")) != (body.refers_to is None) or (body.login is not None) != known:
         raise Refused("bad_reference")
-    if body.login is not None and body.password is not None and not body.external:
-        return NewToken(account=await accounts.create_login(connection, body.role, body.refers_to, body.login, body.password), token=None)
     if body.login is not None:
-        return NewToken(account=await accounts.create_external(connection, body.role, body.refers_to, body.login), token=None)
+        password = None if body.external else body.password
+        return NewToken(account=await accounts.create_login(connection, body.role, body.refers_to, body.login, password), token=None)
     made, token = await accounts.create(connection, body.role, body.refers_to)
     return NewToken(account=made, token=token)
 

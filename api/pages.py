@@ -1,4 +1,4 @@
-"""The console's other pages: referrals, lists of work, one resident, stations and packs."""
+"""The console's other pages: referrals, lists of work, one resident, stations and packs, accounts, oversight."""
 
 from __future__ import annotations
 

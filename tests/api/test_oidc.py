@@ -86,7 +86,7 @@ async def browser(clinic: Clinic, provider: Provider) -> AsyncIterator[httpx.Asy
         oidc_secret="a secret of ours",
     )  # type: ignore[arg-type, call-arg]  # fmt: skip
     async with await database.connect(clinic.conninfo) as connection:
-        await accounts.create_external(connection, "doctor", town.DOCTOR, "zhang@hospital")
+        await accounts.create_login(connection, "doctor", town.DOCTOR, "zhang@hospital", None)
         await accounts.create_login(connection, "nurse", "nurse-zhao", "zhao", "a long enough one")
         await connection.commit()
     app = create_app(settings)

@@ -338,27 +338,27 @@ async def judge(here: Street, part: int, *, wall_alone: bool) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def application(conninfo: str, **settings: Any) -> FastAPI:
+def application(**settings: Any) -> FastAPI:
     return create_app(Settings(field_key=FIELD_KEY, api_rate=1000, **settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 async def test_both_walls(clinic: Clinic, part: int) -> None:
-    async with street(clinic, application(clinic.conninfo, api_database_url=behind(clinic.conninfo))) as here:
+    async with street(clinic, application(api_database_url=behind(clinic.conninfo))) as here:
         await judge(here, part, wall_alone=False)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 async def test_our_checks_alone(clinic: Clinic, part: int) -> None:
     """With the owner's connection, before which the database has no wall."""
-    async with street(clinic, application(clinic.conninfo, database_url=clinic.conninfo)) as here:
+    async with street(clinic, application(database_url=clinic.conninfo)) as here:
         await judge(here, part, wall_alone=False)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 async def test_the_database_alone(clinic: Clinic, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every role passes every door, every team and place is everybody's, everybody may see everybody: the database still says no."""
-    app = application(clinic.conninfo, api_database_url=behind(clinic.conninfo))
+    app = application(api_database_url=behind(clinic.conninfo))
     _open_every_door(app)
 
     async def anybody(connection: database.Connection, _account: accounts.Account, resident: str) -> dict[str, Any]:
